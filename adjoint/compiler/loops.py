@@ -1,0 +1,190 @@
+"""The loop IR: what native code does, element by element, before any backend sees it.
+
+A Program is a list of steps over numbered buffers. A step is a Kernel (loops over scalar statements) or a Contraction (the one
+matrix-product block, with an epilogue of scalar statements). Every operation is one IEEE operation: a backend may choose lanes
+and threads but never the order of a Fold, never a contraction of mul and add. May import: errors, dtypes. Read next: reference.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+LANE_BYTES = 64          # width of the logical lanes of a Fold, on every target
+FOLD_BLOCK = 4096        # elements that one block of a Fold covers
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A scalar in single assignment; its identity is its name. dtype may also be uint32 or uint64 (bit patterns)."""
+
+    dtype: np.dtype
+    number: int = field(default_factory=lambda: next(_serial))
+
+
+@dataclass(frozen=True, eq=False)
+class Var:
+    """A loop variable: an int64 that runs from 0 to the extent of its loop."""
+
+    number: int = field(default_factory=lambda: next(_serial))
+
+
+@dataclass(frozen=True)
+class Index:
+    """An element offset into a buffer: offset + sum of stride * term, terms being loop variables or int64 values."""
+
+    offset: int = 0
+    terms: tuple[tuple[Var | Value, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Let:
+    """out = op(*args). `attr` is the constant of "const", the target of "convert"/"bitcast" (the dtype of out), the name of "call"."""
+
+    out: Value
+    op: str
+    args: tuple[Value | Var, ...]
+    attr: object = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """out = buffer[index]. bool buffers hold bytes 0 and 1."""
+
+    out: Value
+    buffer: int
+    index: Index
+
+
+@dataclass(frozen=True)
+class Store:
+    """buffer[index] = value."""
+
+    buffer: int
+    index: Index
+    value: Value
+
+
+@dataclass(frozen=True)
+class Check:
+    """If `ok` is false anywhere, the program stops before its commit point with error `code` (an index into Program.errors)."""
+
+    ok: Value
+    code: int
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A value that a serial loop carries: `initial` before it, `inside` at the top of the body, `following` at its end, `result` after."""
+
+    initial: Value
+    inside: Value
+    following: Value
+    result: Value
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Run body for var = 0 .. extent-1. kind "vector": iterations are independent and may run in lanes (no Carry); "serial": in order.
+
+    A vector loop may contain serial loops and Folds (they run lane by lane), never another vector loop.
+    """
+
+    var: Var
+    extent: int
+    body: tuple[Statement, ...]
+    kind: Literal["serial", "vector"] = "serial"
+    carries: tuple[Carry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fold:
+    """result = the reduction of `value` (computed by body) over var = 0 .. extent-1, in an order fixed by extent and dtype alone.
+
+    With lanes L = LANE_BYTES / itemsize: elements are cut into blocks of FOLD_BLOCK. Within a block, lane l combines, serially and
+    starting from its first element, the elements with index % L == l (a lane without elements holds the identity). Lanes are
+    combined as a tree, lane l with lane l + L/2, then L/4 and so on. Blocks are combined serially, the first block first.
+    extent 0 gives the identity. combine: "add", "mul", "max", "min", "and", "or"; max and min propagate NaN.
+    body contains no Loop that carries, no Store, no Check.
+    """
+
+    var: Var
+    extent: int
+    body: tuple[Statement, ...]
+    value: Value
+    combine: str
+    result: Value
+
+
+Statement = Let | Load | Store | Check | Loop | Fold
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One loop nest. `var` over `extent` is the axis that threads may split (statically); kernels with extent 1 run on one thread."""
+
+    name: str
+    var: Var
+    extent: int
+    body: tuple[Statement, ...]
+    cost: float = 0.0            # estimated scalar operations, for the choice of threads
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A strided view of a buffer: element (i, j, ...) lies at offset + sum of strides * index. Strides are in elements."""
+
+    buffer: int
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """C[b, m, n] = sum over k of A[b, m, k] B[b, k, n], accumulated serially over k with fma from zero, then the epilogue.
+
+    The epilogue is statements in the variables (b, m, n) and the value `accumulator`; its Stores are the only writes. It holds no
+    loops and no Checks. Strides: a is (batch, m, k), b is (batch, k, n).
+    """
+
+    name: str
+    dtype: np.dtype
+    batch: int
+    m: int
+    n: int
+    k: int
+    a: Operand
+    b: Operand
+    variables: tuple[Var, Var, Var]
+    accumulator: Value
+    epilogue: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of `size` elements. role: "input", "output", "hidden" (captured array), "arena", "pack"; `slot` orders those of a role.
+
+    An arena buffer's `offset` is its byte offset in the arena (64-byte aligned). A donated input is written in the commit tail.
+    """
+
+    dtype: np.dtype
+    size: int
+    role: Literal["input", "output", "hidden", "arena"]
+    slot: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps over buffers. Steps before `commit` write no donated buffer; those from `commit` on cannot fail."""
+
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Kernel | Contraction, ...]
+    commit: int
+    arena_bytes: int
+    errors: tuple[object, ...] = ()
