@@ -1,0 +1,150 @@
+"""Who performs an operation: the current interpreter, held in a ContextVar; and the Tracer, the one type that interpreters hand out.
+
+Invariant: whatever happens in user code, the interpreter that was current before is current again after. A Tracer is a cell that
+holds an immutable payload: writing rebinds the cell. May import: L0, aval. Read next: graph.py, trace.py.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import AliasError, EscapedTracerError, MutationError, TracerError, explain, user_location
+from .aval import Aval
+
+
+class Interpreter:
+    """Performs primitives. `outer` is the interpreter that was current when this one began; `open` is false once it has ended."""
+
+    name = "evaluation"
+
+    def __init__(self, outer: Interpreter | None):
+        self.outer, self.open = outer, True
+
+    def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
+        raise NotImplementedError(type(self).__name__)      # abstract: every interpreter defines it
+
+    def holds(self, x: Any) -> bool:
+        """True if x is a traced value of this interpreter (its view, if it is one, brought up to date)."""
+        if not isinstance(x, Tracer):
+            return False
+        if x.owner is self:
+            if x.view is not None:
+                x.view.refresh(x)
+            return True
+        if not x.owner.open:
+            raise escaped(x)
+        return False
+
+
+class Evaluation(Interpreter):
+    """The ground level: the row's NumPy body on NumPy arrays."""
+
+    def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
+        for x in args:
+            if isinstance(x, Tracer):
+                raise escaped(x)
+        return primitive.body(*args, **params)
+
+
+EVALUATION = Evaluation(None)
+_current: contextvars.ContextVar[Interpreter] = contextvars.ContextVar("interpreter", default=EVALUATION)
+current = _current.get
+enter, leave = _current.set, _current.reset
+
+
+@contextmanager
+def interpreting(interpreter: Interpreter, *, closing: bool = False) -> Iterator[Interpreter]:
+    """Make an interpreter current for a block; with closing, its tracers are escaped afterwards."""
+    token = enter(interpreter)
+    try:
+        yield interpreter
+    finally:
+        leave(token)
+        if closing:
+            interpreter.open = False
+
+
+def escaped(x: Tracer) -> EscapedTracerError:
+    return EscapedTracerError(explain(
+        f"a traced value {x.aval} is used after its {x.owner.name} has ended, or outside of it.",
+        remedy="Return the value from the function instead of storing it outside, and use the returned array."))
+
+
+class Tracer:
+    """A value inside a transformation. Operators and methods are installed by the levels above (see `install`)."""
+
+    __slots__ = ("__weakref__", "argument", "aval", "owner", "payload", "version", "view", "written_at")
+    __adjoint_tracer__ = True
+    __hash__ = object.__hash__
+
+    def __init__(self, owner: Interpreter, payload: Any, aval: Aval, argument: bool = False):
+        self.owner, self.payload, self.aval, self.argument = owner, payload, aval, argument
+        self.version, self.view, self.written_at = 0, None, None
+
+    shape = property(lambda self: self.aval.shape)
+    dtype = property(lambda self: self.aval.dtype)
+    ndim = property(lambda self: len(self.aval.shape))
+    size = property(lambda self: self.aval.size)
+
+    def __repr__(self) -> str:
+        return f"<traced {self.aval} in {self.owner.name}>"
+
+    def rebind(self, new: Tracer) -> None:
+        """Let this cell hold the value of `new`; a view passes the write on to its base."""
+        interpreter = current()
+        if self.argument:
+            raise MutationError(explain("a write to an argument of the function: outside a trace it would change the caller's array.",
+                                        remedy="Work on a copy: x = x.copy(), then write."))
+        if self.owner is not interpreter or not (isinstance(new, Tracer) and new.owner is interpreter):
+            raise MutationError(explain(
+                f"a write inside {interpreter.name} to a value that belongs to the enclosing {self.owner.name}.",
+                remedy="Work on a copy: x = x.copy(), write to it, and return it."))
+        if self.view is not None:
+            self.view.write_back(self, new)
+        self.payload, self.version, self.written_at = new.payload, self.version + 1, user_location()
+
+
+class View:
+    """How a view cell hangs on its base: `read` derives its value, `write` puts a new value into the base."""
+
+    __slots__ = ("base", "made_at", "read", "version", "write")
+
+    def __init__(self, base: Tracer, read: Callable[[Tracer], Any], write: Callable[[Tracer, Any], Tracer]):
+        self.base, self.read, self.write, self.version = base, read, write, base.version
+        self.made_at = user_location()
+
+    def refresh(self, cell: Tracer) -> None:
+        if self.base.view is not None:
+            self.base.view.refresh(self.base)
+        if self.base.version != self.version:
+            raise AliasError(explain(
+                f"a view {cell.aval} made at {self.made_at} is read after its base was written at {self.base.written_at}.",
+                remedy="Take the view again after the write, or take a copy before it: v = x[...].copy()."))
+
+    def write_back(self, cell: Tracer, new: Tracer) -> None:
+        self.refresh(cell)
+        self.base.rebind(self.write(self.base, new))
+        self.version = self.base.version
+
+
+def view_of(base: Any, result: Any, read: Callable, write: Callable) -> Any:
+    """Mark `result` as a view of `base` if both are cells of the current interpreter."""
+    if isinstance(base, Tracer) and isinstance(result, Tracer) and result.owner is base.owner is current() and result is not base:
+        result.view = View(base, read, write)
+        result.argument = base.argument
+    return result
+
+
+def install(**methods: Callable) -> None:
+    """Give Tracer operators and methods: called by the levels that know primitives and NumPy's names."""
+    for name, method in methods.items():
+        setattr(Tracer, name, method)
+
+
+def concrete_needed(x: Tracer, form: str, remedy: str) -> TracerError:
+    """The error for a use of a traced value that needs its number."""
+    return TracerError(explain(f"{form} needs the number of a traced value {x.aval}, which is not known while {x.owner.name} runs.",
+                               remedy=remedy))

@@ -1,0 +1,142 @@
+"""Arithmetic: the rows of +, -, *, / and the two that derivatives are made of, `scale` and `convert`.
+
+Invariant: a reader with a calculus book can proof-read the partials. May import: L0, core, kinds. Read next: transcendental.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..core.aval import Aval, aval_of
+from ..core.primitive import bind
+from .kinds import Scalar, align, along, broadcast_shape, draw, elementwise, elementwise_samples, fill_out, general, promote_args, unbroadcast
+
+
+@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: t)), lower=lambda e, x, y: e.add(x, y))
+def add(x, y):
+    """Sum: z = x + y."""
+    return np.add(x, y)
+
+
+@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: negative(t))), lower=lambda e, x, y: e.sub(x, y))
+def subtract(x, y):
+    """Difference: z = x - y."""
+    return np.subtract(x, y)
+
+
+@elementwise(partials=(along(lambda t, z, x, y: multiply(t, y)), along(lambda t, z, x, y: multiply(t, x))),
+             lower=lambda e, x, y: e.mul(x, y))
+def multiply(x, y):
+    """Product: z = x y, dz/dx = y, dz/dy = x: a switcher of gradients."""
+    return np.multiply(x, y)
+
+
+@elementwise(partials=(lambda z, x, y: divide(1.0, y), lambda z, x, y: negative(divide(z, y))), lower=lambda e, x, y: e.div(x, y),
+             domain=((-2.0, 2.0), (0.5, 2.0)), floating=True)
+def divide(x, y):
+    """Quotient: z = x / y, dz/dx = 1/y, dz/dy = -z/y."""
+    return np.true_divide(x, y)
+
+
+@elementwise(partials=(along(lambda t, y, x: negative(t)),), lower=lambda e, x: e.neg(x))
+def negative(x):
+    """Negation: y = -x."""
+    return np.negative(x)
+
+
+# ------------------------------------------------------------------------------------------------ scale: 0 times anything is 0
+
+
+def _scale_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
+    (t, p), (t_dot, p_dot) = primals, tangents
+    terms = [scale(t_dot, p)] if t_dot is not None else []
+    terms += [scale(t, p_dot)] if p_dot is not None else []
+    if not terms:
+        return None
+    return fill_out(terms[0] if len(terms) == 1 else add(*terms), aval_of(y))
+
+
+def _scale_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple) -> list:
+    t, p = primals
+    return [unbroadcast(scale(y_bar, p), aval_of(t)) if active[0] else None,
+            unbroadcast(scale(t, y_bar), aval_of(p)) if active[1] else None]
+
+
+@general(shape=lambda t, p: Aval(broadcast_shape("scale", (t, p)), np.result_type(t.dtype, p.dtype) if not p.weak else t.dtype),
+         jvp=_scale_jvp, vjp=_scale_vjp, batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
+         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))),
+         samples=lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), prepare=promote_args)
+def scale(t, p):
+    """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`)."""
+    y = np.multiply(t, p)
+    return y if np.all(np.isfinite(y)) else np.where(np.equal(t, 0), np.zeros((), y.dtype), y)[()]
+
+
+# ------------------------------------------------------------------------------------------------ convert, where
+
+
+def _convert_jvp(primals: tuple, tangents: tuple, y: Any, *, dtype: np.dtype) -> Any:
+    return None if tangents[0] is None or dtype.kind != "f" else convert(tangents[0], dtype=dtype)
+
+
+def _convert_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple, *, dtype: np.dtype) -> list:
+    source = aval_of(primals[0]).dtype
+    return [convert(y_bar, dtype=source) if active[0] and source.kind == "f" else None]
+
+
+@general(shape=lambda x, *, dtype: Aval(x.shape, dtype), jvp=_convert_jvp, vjp=_convert_vjp,
+         batch=lambda args, axes, *, dtype: (convert(args[0], dtype=dtype), axes[0]),
+         lowering=Scalar(lambda e, x, *, dtype: e.convert(x, dtype)), bound=0.0,
+         samples=lambda rng: [((draw(rng, (-2.0, 2.0), (3, 4)),), {"dtype": np.dtype(np.float64)}),
+                              ((draw(rng, (-2.0, 2.0), (3, 4)),), {"dtype": np.dtype(np.float32)}),
+                              ((draw(rng, (-5, 5), (3,)),), {"dtype": np.dtype(np.float32)})])
+def convert(x, *, dtype):
+    """The same numbers in another dtype; float to integer truncates towards zero and saturates."""
+    return saturate(np.asarray(x), dtype)[()] if dtype.kind in "iu" and np.asarray(x).dtype.kind == "f" else np.asarray(x).astype(dtype)[()]
+
+
+def saturate(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Float to integer as compiled code does it: NaN gives 0, what does not fit gives the nearest end of the range."""
+    info = np.iinfo(dtype)
+    low, high = float(info.min), float(info.max)
+    inside = np.where((x > low) & (x < high), x, 0).astype(dtype)
+    return np.where(x >= high, np.asarray(info.max, dtype), np.where(x <= low, np.asarray(info.min, dtype), inside))
+
+
+def _where_prepare(args: tuple) -> tuple:
+    condition, x, y = args
+    if getattr(condition, "dtype", np.dtype(bool)) != np.dtype(bool):
+        condition = condition != 0
+    return condition, *promote_args((x, y))
+
+
+def _where_shape(c: Aval, x: Aval, y: Aval) -> Aval:
+    dtype = y.dtype if x.weak else x.dtype
+    return Aval(broadcast_shape("where", (c, x, y)), dtype, x.weak and y.weak)
+
+
+def _where_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
+    c, x_dot, y_dot = primals[0], tangents[1], tangents[2]
+    if x_dot is None and y_dot is None:
+        return None
+    return fill_out(where(c, 0.0 if x_dot is None else x_dot, 0.0 if y_dot is None else y_dot), aval_of(y))
+
+
+def _where_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple) -> list:
+    c, a, b = primals
+    return [None, unbroadcast(where(c, y_bar, 0.0), aval_of(a)) if active[1] else None,
+            unbroadcast(where(c, 0.0, y_bar), aval_of(b)) if active[2] else None]
+
+
+def _where_samples(rng: np.random.Generator) -> list:
+    return [((rng.integers(0, 2, s).astype(bool), draw(rng, (-2.0, 2.0), u), draw(rng, (-2.0, 2.0), v)), {})
+            for s, u, v in [((3, 4), (3, 4), (3, 4)), ((3, 1), (4,), (3, 4)), ((), (), ()), ((0, 2), (2,), ())]]
+
+
+@general(shape=_where_shape, jvp=_where_jvp, vjp=_where_vjp, batch=lambda args, axes: (bind(where, *align(args, axes)), 0),
+         lowering=Scalar(lambda e, c, x, y: e.select(c, x, y)), samples=_where_samples, prepare=_where_prepare, bound=0.0)
+def where(condition, x, y):
+    """x where the condition holds, else y; the gradient of the branch not taken is exactly 0, whatever that branch computes."""
+    return np.where(condition, x, y)[()]
