@@ -1,0 +1,98 @@
+"""Structured control flow and byte addresses in LLVM IR: the few words that every emitter of native loops is written with.
+
+Every loop tests first, so an extent of 0 runs nothing. Addresses are byte offsets from opaque pointers, in i64 that may wrap (no
+nsw, no inbounds, never inttoptr). May import: llvmlite. Read next: matmul.py, pack.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import llvmlite.ir as ir
+import numpy as np
+
+I1 = ir.IntType(1)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+PTR = ir.PointerType()
+BYTE = ir.IntType(8)
+VOID = ir.VoidType()
+
+
+def i64(value: int) -> ir.Constant:
+    """The constant `value`."""
+    return ir.Constant(I64, int(value))
+
+
+def element_type(dtype: np.dtype) -> ir.Type:
+    """The LLVM type of a floating element."""
+    return {4: ir.FloatType(), 8: ir.DoubleType()}[np.dtype(dtype).itemsize]
+
+
+@contextmanager
+def counted_loop(builder: ir.IRBuilder, begin: ir.Value, end: ir.Value, step: int = 1) -> Iterator[ir.Value]:
+    """for (i = begin; i < end; i += step): the `with` body is emitted inside and receives i."""
+    before = builder.block
+    inside = builder.append_basic_block("loop")
+    after = builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed("<", begin, end), inside, after)
+    builder.position_at_end(inside)
+    index = builder.phi(I64)
+    index.add_incoming(begin, before)
+    yield index
+    following = builder.add(index, i64(step))
+    index.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, end), inside, after)
+    builder.position_at_end(after)
+
+
+def minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The smaller of two signed i64."""
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
+def at(builder: ir.IRBuilder, base: ir.Value, *offsets: ir.Value) -> ir.Value:
+    """The address base + the sum of byte offsets."""
+    for offset in offsets:
+        base = builder.gep(base, [offset], source_etype=BYTE)
+    return base
+
+
+def times(builder: ir.IRBuilder, value: ir.Value, factor: int) -> ir.Value:
+    """value * factor, without an instruction where the factor is 0 or 1."""
+    if factor == 0:
+        return i64(0)
+    return value if factor == 1 else builder.mul(value, i64(factor))
+
+
+def splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+    """A vector whose lanes all hold `scalar`."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def lanes_below(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
+    """The mask of the lanes whose number is below the i64 `count`."""
+    numbers = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, splat(builder, count, lanes))
+
+
+def masked_load(builder: ir.IRBuilder, pointer: ir.Value, mask: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """Lanes of `mask` read from memory, the others zero and not touched."""
+    name = f"llvm.masked.load.v{vector.count}{vector.element.intrinsic_name}.p0"
+    function = declared(builder.module, name, ir.FunctionType(vector, [PTR, mask.type, vector]))
+    return builder.call(function, [pointer, mask, ir.Constant(vector, [0.0] * vector.count)])
+
+
+def fused_multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """a * b + c with one rounding, lane by lane."""
+    vector = a.type
+    name = f"llvm.fma.v{vector.count}{vector.element.intrinsic_name}"
+    return builder.call(declared(builder.module, name, ir.FunctionType(vector, [vector] * 3)), [a, b, c])
+
+
+def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
+    """The declaration of an external function or intrinsic, made on first use."""
+    return module.globals.get(name) or ir.Function(module, kind, name)
