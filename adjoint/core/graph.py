@@ -83,6 +83,11 @@ class Graph:
                           tuple(sorted(node.effects))))
         return tuple(map(_aval_key, self.inputs)), tuple(nodes), tuple(map(read, self.outputs)), len(self.captures)
 
+    @property
+    def effects(self) -> frozenset[str]:
+        """The effects of all nodes."""
+        return NO_EFFECTS.union(*(node.effects for node in self.nodes))
+
     def __hash__(self) -> int:
         return hash(self.key)
 

@@ -22,9 +22,14 @@ class Interpreter:
 
     def __init__(self, outer: Interpreter | None):
         self.outer, self.open = outer, True
+        self.eager = outer is None or outer.eager      # false as soon as one interpreter of the stack only records
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         raise NotImplementedError(type(self).__name__)      # abstract: every interpreter defines it
+
+    def underlying(self, x: Tracer) -> Any:
+        """The value that a traced value of this interpreter stands for, where one is known (see `known`)."""
+        raise concrete_needed(x, "this use", "Keep it an array operation (np.where instead of if), or mark the argument as static.")
 
     def holds(self, x: Any) -> bool:
         """True if x is a traced value of this interpreter (its view, if it is one, brought up to date)."""
@@ -65,6 +70,14 @@ def interpreting(interpreter: Interpreter, *, closing: bool = False) -> Iterator
         leave(token)
         if closing:
             interpreter.open = False
+
+
+def known(x: Any) -> Any:
+    """The NumPy value behind x: reverse and forward mode know theirs, a trace and a batch raise TracerError."""
+    while isinstance(x, Tracer):
+        x.owner.holds(x)
+        x = x.owner.underlying(x)
+    return x
 
 
 def escaped(x: Tracer) -> EscapedTracerError:

@@ -23,7 +23,7 @@ class Primitive:
     body(*arrays, **params) -> array             evaluation by NumPy
     shape(*avals, **params) -> aval              a tuple of avals if `multiple`
     jvp(primals, tangents, y, **params)          tangents: None means zero -> y_dot (None: zero)
-    vjp(primals, y, y_bar, active, **params)     active: which arguments are wanted -> a cotangent or None per argument
+    vjp(primals, y, y_bar, active, **params)     active: true where an argument is wanted -> a cotangent or None per argument
     batch(args, axes, **params) -> (y, axis)     axes: None means not batched
     lowering                                     a record of kind and spec that the compiler matches on (see kinds.py); None: owed
     samples(rng) -> [(args, params), ...]        what the table-driven tests try; `bound` is the forward error in ulps
@@ -44,6 +44,7 @@ class Primitive:
     doc: str = ""
     traits: dict[str, Any] = field(default_factory=dict)
     prepare: Callable | None = None       # promotion of arguments before an interpreter sees them
+    augment: Callable | None = None       # (primals, active, params) -> (y, params with residuals): reverse mode's own forward pass
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         return bind(self, *(self.prepare(args) if self.prepare else args), **params)

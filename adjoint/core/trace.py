@@ -26,6 +26,7 @@ class Tracing(Interpreter):
 
     def __init__(self, outer: Interpreter):
         super().__init__(outer)
+        self.eager = False
         self.nodes: list[Node] = []
         self.captured: dict[int, tuple[Var, Any]] = {}
 
@@ -33,7 +34,7 @@ class Tracing(Interpreter):
         atoms = tuple(map(self.atom, args))
         avals = primitive.out_avals(*[a.aval for a in atoms], **params)
         outs = tuple(map(Var, avals))
-        self.nodes.append(Node(primitive, atoms, outs, params, primitive.effects, user_location()))
+        self.nodes.append(Node(primitive, atoms, outs, params, effects_of(primitive, params), user_location()))
         tracers = tuple(Tracer(self, v, v.aval) for v in outs)
         return tracers if primitive.multiple else tracers[0]
 
@@ -55,6 +56,12 @@ class Tracing(Interpreter):
         if key not in self.captured:
             self.captured[key] = (Var(aval_of(x).strong()), x)
         return self.captured[key][0]
+
+
+def effects_of(primitive: Any, params: dict) -> frozenset[str]:
+    """A primitive's own effects and those of the graphs among its parameters."""
+    inner = [p.effects for p in params.values() if isinstance(p, Graph)]
+    return primitive.effects.union(*inner) if inner else primitive.effects
 
 
 def freeze(x: Any) -> Any:

@@ -98,9 +98,10 @@ def fill_out(x: Any, aval: Aval) -> Any:
     return x if aval_of(x).dtype == aval.dtype else bind(TABLE["convert"], x, dtype=aval.dtype)
 
 
-def zeros_of(aval: Aval) -> np.ndarray:
-    """Zeros of a shape without their memory (a read-only broadcast of one number)."""
-    return np.broadcast_to(np.zeros((), aval.dtype), aval.shape)
+def zeros_of(aval: Aval) -> Any:
+    """Zeros of a shape without their memory: a broadcast of one number, recorded as such in a trace (never a captured array)."""
+    zero = np.zeros((), aval.dtype)[()]
+    return bind(TABLE["broadcast"], zero, shape=aval.shape) if aval.shape else zero
 
 
 def move_front(x: Any, axis: int) -> Any:

@@ -22,6 +22,9 @@ class Batch(Interpreter):
 
     name = "vmap"
 
+    def underlying(self, x: Tracer) -> Any:
+        return x.payload[0] if x.payload[1] is None else super().underlying(x)
+
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         held = [self.holds(a) for a in args]
         values = tuple(a.payload[0] if mine else freeze(a) for a, mine in zip(args, held, strict=True))

@@ -24,6 +24,9 @@ class Forward(Interpreter):
 
     name = "forward mode"
 
+    def underlying(self, x: Tracer) -> Any:
+        return x.payload[0]
+
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         held = [self.holds(a) for a in args]
         xs = tuple(a.payload[0] if mine else freeze(a) for a, mine in zip(args, held, strict=True))

@@ -1,7 +1,7 @@
 """Reverse mode: a tape remembers every operation, and is walked backwards with the rows' vjps.
 
 vjp : (a -> b) -> a -> (b, T*b -> T*a). Invariant: the tape is a flat list, so depth costs no recursion; cotangents have the aval of
-their primal. May import: L0-L2. Read next: forward.py, derivatives.py.
+their primal; id 0 marks values that no differentiated input reaches. May import: L0-L2. Read next: forward.py, derivatives.py.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from ..core.aval import Aval, aval_of
 from ..core.interpreter import EVALUATION, Interpreter, Tracer, current, enter, interpreting, leave
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
-from ..errors import NotDifferentiableError, ShapeError, explain
+from ..errors import MutationError, NotDifferentiableError, ShapeError, TreeError, explain
 from ..primitives.kinds import zeros_of
 from ..tree import Structure, flatten, unflatten
 
+_SAMPLED = 64           # elements of a saved array that are compared before the backward pass
+
 
 class Tape(Interpreter):
-    """Performs each primitive in the enclosing interpreter and records it: (primitive, arguments, params, result, parents, id)."""
+    """Performs each primitive in the enclosing interpreter and records what an input reaches.
+
+    The payload of its tracers is (value, id). An entry is (primitive, arguments, params, result, parents' ids, id of the result).
+    """
 
     name = "reverse mode"
 
@@ -29,66 +34,103 @@ class Tape(Interpreter):
         super().__init__(outer)
         self.entries: list[tuple] = []
         self.count = 0
+        self.saved: dict[int, tuple[np.ndarray, bytes]] = {}
 
     def lift(self, x: Any) -> Tracer:
         """An input of the tape."""
         self.count += 1
-        return Tracer(self, (x, self.count), aval_of(x), argument=True)
+        return Tracer(self, (x, self.count), aval_of(x), True)
+
+    def underlying(self, x: Tracer) -> Any:
+        return x.payload[0]
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
-        parents = tuple([a.payload[1] if self.holds(a) else 0 for a in args])
-        xs = tuple([a.payload[0] if i else freeze(a) for a, i in zip(args, parents, strict=True)])
+        xs, parents, reached = [], [], 0
+        for a in args:
+            if type(a) is Tracer:
+                if a.owner is self:
+                    if a.view is not None:
+                        a.view.refresh(a)
+                    a, parent = a.payload
+                else:
+                    a, parent = freeze(a), 0
+            else:
+                parent = 0
+                if type(a) is np.ndarray:
+                    self.save(a)
+            xs.append(a)
+            parents.append(parent)
+            reached |= parent
         outer = self.outer
-        if outer is EVALUATION:
-            y = outer.interpret(primitive, xs, params)
+        if outer is EVALUATION and not (reached and primitive.augment):
+            y = EVALUATION.interpret(primitive, xs, params)
         else:
             token = enter(outer)
             try:
-                y = outer.interpret(primitive, xs, params)
+                if reached and primitive.augment:
+                    y, params = primitive.augment(tuple(xs), tuple(map(bool, parents)), params)
+                else:
+                    y = outer.interpret(primitive, xs, params)
             finally:
                 leave(token)
         if primitive.multiple:
-            return self._record_many(primitive, xs, params, y, parents)
-        self.count += 1
-        if any(parents):
-            self.entries.append((primitive, xs, params, y, parents, self.count))
-        return Tracer(self, (y, self.count), aval_of(y))
+            return self._record_many(primitive, xs, params, y, parents, reached)
+        aval = aval_of(y)
+        if not reached or aval.dtype.kind != "f":
+            return Tracer(self, (y, 0), aval)
+        self.count = number = self.count + 1
+        self.entries.append((primitive, xs, params, y, parents, number))
+        return Tracer(self, (y, number), aval)
 
-    def _record_many(self, primitive: Any, xs: tuple, params: dict, ys: tuple, parents: tuple) -> tuple:
+    def _record_many(self, primitive: Any, xs: list, params: dict, ys: tuple, parents: list, reached: int) -> tuple:
+        avals = list(map(aval_of, ys))
         first = self.count + 1
+        if not reached:
+            return tuple([Tracer(self, (y, 0), aval) for y, aval in zip(ys, avals, strict=True)])
         self.count += len(ys)
-        if any(parents):
-            self.entries.append((primitive, xs, params, ys, parents, first))
-        return tuple(Tracer(self, (y, first + i), aval_of(y)) for i, y in enumerate(ys))
+        self.entries.append((primitive, xs, params, ys, parents, first))
+        return tuple([Tracer(self, (y, first + i if aval.dtype.kind == "f" else 0), aval)
+                      for i, (y, aval) in enumerate(zip(ys, avals, strict=True))])
 
-    def pull_back(self, seeds: dict[int, Any], wanted: set[int]) -> dict[int, Any]:
-        """Cotangents of the wanted ids from those of the outputs, summed over all paths, in reverse order of the record."""
-        bars = dict(seeds)
-        reached = self._reachable(wanted)
+    def save(self, x: np.ndarray) -> None:
+        """Remember a sample of the user's array, to notice if it is overwritten before the backward pass reads it."""
+        key = id(x)
+        if key not in self.saved:
+            self.saved[key] = x, _sample(x)
+
+    def check_saved(self) -> None:
+        for x, sample in self.saved.values():
+            if _sample(x) != sample:
+                raise MutationError(explain(
+                    f"an array {aval_of(x)} that the backward pass needs was changed in place after it was used.",
+                    remedy="Give each use its own array: pass x.copy(), or call the pullback before changing x."))
+
+    def pull_back(self, bars: list) -> None:
+        """Fill `bars` (cotangents by id, those of the outputs given) in reverse order of the record; paths are summed."""
+        if self.saved:
+            self.check_saved()
+        add = TABLE["add"]
         for primitive, xs, params, y, parents, first in reversed(self.entries):
             if primitive.multiple:
-                if not any(first + i in bars for i in range(len(y))):
+                found = bars[first:first + len(y)]
+                if all([bar is None for bar in found]):
                     continue
-                y_bar = tuple(bars.pop(first + i) if first + i in bars else zeros_of(aval_of(v)) for i, v in enumerate(y))
+                y_bar = tuple([zeros_of(aval_of(v)) if bar is None else bar for v, bar in zip(y, found, strict=True)])
+                bars[first:first + len(y)] = [None] * len(y)
             else:
-                if first not in bars:
+                y_bar = bars[first]
+                if y_bar is None:
                     continue
-                y_bar = bars.pop(first)
-            active = tuple([p in reached and aval_of(x).dtype.kind == "f" for p, x in zip(parents, xs, strict=True)])
-            if not any(active):
-                continue
-            for parent, bar in zip(parents, primitive.vjp(xs, y, y_bar, active, **params), strict=True):
-                if bar is not None and parent in reached:
-                    bars[parent] = bar if parent not in bars else bind(TABLE["add"], bars[parent], bar)
-        return bars
+                bars[first] = None
+            for parent, bar in zip(parents, primitive.vjp(xs, y, y_bar, parents, **params), strict=True):
+                if parent and bar is not None:
+                    known = bars[parent]
+                    bars[parent] = bar if known is None else bind(add, known, bar)
 
-    def _reachable(self, wanted: set[int]) -> set[int]:
-        """Ids through which a wanted input can be reached: nothing else needs a cotangent."""
-        reached = set(wanted)
-        for primitive, _, _, y, parents, first in self.entries:
-            if not reached.isdisjoint(parents):
-                reached.update(range(first, first + len(y)) if primitive.multiple else (first,))
-        return reached
+
+def _sample(x: np.ndarray) -> bytes:
+    flat = x if x.ndim == 1 else x.reshape(-1) if x.flags.c_contiguous else x[tuple([slice(None, None, -(-n // 8) or 1) for n in x.shape])]
+    return flat[::-(-flat.shape[0] // _SAMPLED) or 1].tobytes() if flat.ndim == 1 else flat.tobytes()
 
 
 def record(function: Callable, args: tuple, differentiated: list[int]) -> tuple[Tape, list[Any], list[Any], Structure, list[Structure]]:
@@ -97,16 +139,26 @@ def record(function: Callable, args: tuple, differentiated: list[int]) -> tuple[
     lifted, inputs, structures = list(args), [], []
     for i in differentiated:
         leaves, structure = flatten(args[i])
-        cells = [tape.lift(freeze(x)) if aval_of(x).dtype.kind == "f" else x for x in leaves]
+        cells = []
+        for x in leaves:
+            if aval_of(x).dtype.kind == "f":
+                if type(x) is np.ndarray:
+                    tape.save(x)
+                x = tape.lift(freeze(x))
+                inputs.append(x)
+            else:
+                inputs.append(None)
+            cells.append(x)
         lifted[i] = unflatten(structure, cells)
-        inputs += [c if isinstance(c, Tracer) and c.owner is tape else None for c in cells]
         structures.append(structure)
-    with interpreting(tape):
-        outputs, out_structure = flatten(function(*lifted))
-        outputs = [freeze(x) for x in outputs]
-        for x in outputs:
-            tape.holds(x)
-    tape.open = False
+    try:
+        with interpreting(tape):
+            outputs, out_structure = flatten(function(*lifted))
+            outputs = [freeze(x) for x in outputs]
+            for x in outputs:
+                tape.holds(x)
+    finally:
+        tape.open = False
     return tape, inputs, outputs, out_structure, structures
 
 
@@ -117,17 +169,22 @@ def value_of(tape: Tape, x: Any) -> Any:
 
 def cotangent_leaves(tape: Tape, outputs: list, y_bars: list, inputs: list) -> list:
     """One cotangent per differentiated leaf: None for leaves that are not floating, zeros where nothing arrives."""
-    seeds: dict[int, Any] = {}
+    bars: list = [None] * (tape.count + 1)
     for y, y_bar in zip(outputs, y_bars, strict=True):
-        if isinstance(y, Tracer) and y.owner is tape and y_bar is not None and y.aval.dtype.kind == "f":
+        if isinstance(y, Tracer) and y.owner is tape and y_bar is not None and y.payload[1]:
             key = y.payload[1]
-            seeds[key] = y_bar if key not in seeds else bind(TABLE["add"], seeds[key], y_bar)
-    bars = tape.pull_back(seeds, {x.payload[1] for x in inputs if x is not None})
-    return [None if x is None else _filled(bars.get(x.payload[1]), x.aval) for x in inputs]
+            bars[key] = y_bar if bars[key] is None else bind(TABLE["add"], bars[key], y_bar)
+    tape.pull_back(bars)
+    return [None if x is None else _filled(bars[x.payload[1]], x.aval) for x in inputs]
 
 
 def _filled(bar: Any, aval: Aval) -> Any:
-    return np.zeros(aval.shape, aval.dtype)[()] if bar is None else bar
+    return zeros(aval) if bar is None else bar
+
+
+def zeros(aval: Aval) -> Any:
+    """Zeros that the user may own: NumPy's at the ground level, an operation inside a transformation."""
+    return np.zeros(aval.shape, aval.dtype)[()] if current() is EVALUATION else zeros_of(aval)
 
 
 def split(structures: list[Structure], leaves: list) -> list:
@@ -137,8 +194,6 @@ def split(structures: list[Structure], leaves: list) -> list:
         trees.append(unflatten(s, leaves[at:at + s.leaf_count]))
         at += s.leaf_count
     return trees
-
-
 def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable[[Any], tuple]]:
     """(y, pullback) with y = function(*primals) and pullback(y_bar) = J(primals)^T y_bar, one tree per primal.
 
