@@ -136,7 +136,7 @@ def _where_samples(rng: np.random.Generator) -> list:
 
 
 @general(shape=_where_shape, jvp=_where_jvp, vjp=_where_vjp, batch=lambda args, axes: (bind(where, *align(args, axes)), 0),
-         lowering=Scalar(lambda e, c, x, y: e.select(c, x, y)), samples=_where_samples, prepare=_where_prepare, bound=0.0)
+         lowering=Scalar(lambda e, c, x, y: e.select(c, x, y)), samples=_where_samples, prepare=_where_prepare, bound=0.0, selects=True)
 def where(condition, x, y):
     """x where the condition holds, else y; the gradient of the branch not taken is exactly 0, whatever that branch computes."""
     return np.where(condition, x, y)[()]

@@ -1,0 +1,159 @@
+"""Rewrites of the graph, each a named pass Graph -> Graph that leaves every value as it was: inline, identities, cse, finite scale, dce.
+
+Invariant: passes match on rows' traits, kinds and lowering records, never on numbers they cannot prove. May import: L0-L3.
+Read next: fuse.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..core.aval import Aval
+from ..core.graph import Atom, Graph, Literal, Node, Var, param_key
+from ..core.primitive import TABLE
+from ..primitives.kinds import Strided
+
+Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
+
+
+def simplify(graph: Graph) -> Graph:
+    """All passes, in order."""
+    for one_pass in (inline_calls, identities, share, plain_scale, share, drop_unused):
+        graph = one_pass(graph)
+    return graph
+
+
+def rebuild(graph: Graph, step: Callable[[Node, dict], list[Node] | None]) -> Graph:
+    """Walk the nodes with a substitution; step may return replacement nodes, or None after having put the outs into the substitution."""
+    known: dict[Any, Atom] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        node = substitute(node, known)
+        nodes += step(node, known) or []
+    return Graph(graph.inputs, nodes, [known.get(a, a) for a in graph.outputs], graph.captures)
+
+
+def substitute(node: Node, known: dict) -> Node:
+    if not any(a in known for a in node.inputs):
+        return node
+    return Node(node.primitive, tuple(known.get(a, a) for a in node.inputs), node.outs, node.params, node.effects, node.where)
+
+
+# ------------------------------------------------------------------------------------------------ passes
+
+
+def inline_calls(graph: Graph) -> Graph:
+    """Nodes whose row is a call of a Graph (trait `inline`: the parameter that holds it) become the nodes of that graph."""
+    def step(node: Node, known: dict) -> list[Node]:
+        parameter = node.primitive.traits.get("inline")
+        if parameter is None:
+            return [node]
+        inner = inline_calls(node.params[parameter])
+        inside: dict[Any, Atom] = dict(zip(inner.inputs, node.inputs, strict=True))
+        nodes = []
+        for n in inner.nodes:
+            outs = tuple(Var(v.aval) for v in n.outs)
+            nodes.append(Node(n.primitive, tuple(inside.get(a, a) for a in n.inputs), outs, n.params, n.effects, n.where or node.where))
+            inside.update(zip(n.outs, outs, strict=True))
+        known.update(zip(node.outs, (inside.get(a, a) for a in inner.outputs), strict=True))
+        return nodes
+    return rebuild(graph, step)
+
+
+def identities(graph: Graph) -> Graph:
+    """Drop what changes nothing: x * 1, x / 1, -(-x), a view or conversion to what x already is, a view of a view of the same kind."""
+    made: dict[Var, Node] = {}
+
+    def step(node: Node, known: dict) -> list[Node] | None:
+        same = _identity(node, made)
+        if same is not None:
+            known[node.outs[0]] = same
+            return None
+        made[node.outs[0]] = node
+        return [node]
+    return rebuild(graph, step)
+
+
+def _identity(node: Node, made: dict) -> Atom | None:
+    if len(node.outs) != 1 or not node.inputs or node.effects:
+        return None
+    name, x, out = node.primitive.name, node.inputs[0], node.outs[0].aval
+    unchanged = x.aval.shape == out.shape and x.aval.dtype == out.dtype and not isinstance(x, Literal)
+    if name in ("reshape", "broadcast", "convert") and unchanged:
+        return x
+    if name == "permute" and unchanged and node.params["axes"] == tuple(range(out.ndim)):
+        return x
+    if name in ("multiply", "divide", "scale") and unchanged and _is(node.inputs[1], 1):
+        return x
+    if name == "multiply" and _is(x, 1) and node.inputs[1].aval[:2] == out[:2] and not isinstance(node.inputs[1], Literal):
+        return node.inputs[1]
+    before = made.get(x)
+    if name == "negative" and before is not None and before.primitive is node.primitive:
+        return before.inputs[0]
+    return None
+
+
+def _is(atom: Atom, number: float) -> bool:
+    return isinstance(atom, Literal) and atom.aval.shape == () and atom.value == number
+
+
+def share(graph: Graph) -> Graph:
+    """Common subexpressions: equal nodes without effects are computed once."""
+    seen: dict[tuple, Node] = {}
+
+    def step(node: Node, known: dict) -> list[Node] | None:
+        if node.effects:
+            return [node]
+        key = (node.primitive.name, tuple(a.key() if isinstance(a, Literal) else id(a) for a in node.inputs), param_key(node.params))
+        first = seen.setdefault(key, node)
+        if first is node:
+            return [node]
+        known.update(zip(node.outs, first.outs, strict=True))
+        return None
+    return rebuild(graph, step)
+
+
+def plain_scale(graph: Graph) -> Graph:
+    """scale(t, p) is t * p where p is proven finite: a literal, a select between finite values, a row with trait `finite`."""
+    finite: set[Any] = set()
+    multiply = TABLE["multiply"]
+
+    def proven(a: Atom) -> bool:
+        return bool(np.all(np.isfinite(a.value))) if isinstance(a, Literal) else a in finite or a.aval.dtype.kind in "biu"
+
+    def step(node: Node, known: dict) -> list[Node]:
+        p = node.primitive
+        if p.traits.get("finite") or (_keeps_finite(node) and all(map(proven, _numbers(node)))):
+            finite.update(node.outs)
+        if p.name == "scale" and proven(node.inputs[1]):
+            return [Node(multiply, node.inputs, node.outs, {}, node.effects, node.where)]
+        return [node]
+    return rebuild(graph, step)
+
+
+def _numbers(node: Node) -> tuple[Atom, ...]:
+    """The inputs whose numbers reach the output."""
+    return tuple(a for a in node.inputs if a.aval.dtype == node.outs[0].aval.dtype or a.aval.dtype.kind == "f")
+
+
+def _keeps_finite(node: Node) -> bool:
+    """True if finite inputs give finite outputs: selections and views do, and conversions that do not narrow."""
+    if node.primitive.name == "convert":
+        return node.inputs[0].aval.dtype.kind != "f" or node.inputs[0].aval.dtype.itemsize <= node.outs[0].aval.dtype.itemsize
+    return isinstance(node.primitive.lowering, Strided) or node.primitive.traits.get("selects", False)
+
+
+def drop_unused(graph: Graph) -> Graph:
+    """Nodes that no output and no effect needs."""
+    needed = {a for a in graph.outputs if isinstance(a, Var)}
+    kept = []
+    for node in reversed(graph.nodes):
+        if node.effects - {"tap"} or any(v in needed for v in node.outs):
+            kept.append(node)
+            needed.update(a for a in node.inputs if isinstance(a, Var))
+    return Graph(graph.inputs, reversed(kept), graph.outputs, graph.captures)
+
+
