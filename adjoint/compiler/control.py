@@ -34,6 +34,7 @@ POOL = 8                    # the Pool, or 0
 START = 16                  # Python callable that starts workers, given the number of threads
 SPIN_TICKS = 24             # how long an idle worker spins before it parks
 POLL_TICKS = 32             # how long between two looks for signals
+GENERATION = 40             # number of forks between the first process and this one, plus one
 RUNTIME_WORDS = 8
 
 # Pool: one line for the pool, one for the job, then one pair of lines per worker.
@@ -41,6 +42,7 @@ POOL_BUSY = 0               # taken by the running call
 POOL_STARTED = 8            # workers that live
 POOL_STOP = 16              # 1: workers return
 POOL_SEQUENCE = 24          # number of the job
+POOL_LEFT = 32              # workers that have returned
 JOB_PROGRAM = LINE
 JOB_BUFFERS = LINE + 8
 JOB_THREADS = LINE + 16
@@ -64,7 +66,7 @@ KEEP = 8                    # Python object that owns the code and these words: 
 PROGRAM = 16
 THREADS = 24                # most threads that the program is worth
 RELEASE = 32                # 1: release the GIL
-TAKEN = 40                  # 1 while a call uses the primary frame (read and written under the GIL only)
+TAKEN = 40                  # GENERATION while a call uses the primary frame (touched under the GIL only), else 0
 EXCLUSIVE = 48              # 1: donated data, so never two calls at once
 ARGUMENTS = 56
 ARGUMENT_RECORDS = 64
@@ -109,7 +111,7 @@ OBJECT = 24                 # byte offset in the frame of the array object
 #  NDIM, SHAPE, STORAGE as above; STORAGE 0: an array, else a scalar
 
 # Build record: KIND, then
-WHICH = 8                   # TAKE: offset of the object; HELD: address of a cell; GIVEN: offset in args; others: a count
+WHICH = 8                   # TAKE: offset of the object; HELD: address of a cell; GIVEN: offset in args; else: a count
 KEYS = 16                   # DICT: address of the keys
 BUILD_RECORD = 24
 TAKE, HELD, GIVEN, TUPLE, LIST, DICT = range(6)

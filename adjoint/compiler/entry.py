@@ -3,7 +3,7 @@
 A Specialization is one signature with its program, written as words that native code reads; an Entry is the callable,
 a chain of them with a Python slow path at its end. Invariant: native code holds no reference of its own between
 calls; what it points to is owned by the block of words that Python owns. May import: errors, capi, control, runtime,
-signature, entry_python. Read next: entry_native.py.
+signature, threads, entry_python. Read next: entry_native.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .capi import layout
 from .entry_python import PythonEntry
 from .runtime import runtime
 from .signature import Array, Fresh, Given, Handle, Held, Scalar, Signature
+from .threads import enable
 
 _KINDS = {float: at.FLOAT, int: at.INT, bool: at.BOOL}
 _CODES = {"f8": at.FLOAT64, "f4": at.FLOAT32, "i8": at.INT64, "i4": at.INT32, "u1": at.UINT8, "b1": at.UINT8}
@@ -82,6 +83,8 @@ class Specialization:
         self.signature, self.on_error, self.rebuild, self.exclusive = signature, on_error, rebuild, exclusive
         self.threads, self.release_gil, self.program = threads, release_gil or threads > 1, program
         self.lock = threading.Lock()        # of the Python entry; the native one needs none under the GIL
+        if threads > 1:
+            enable()
         self.words = block = words(at.SPECIALIZATION_WORDS)
         self.cells = words(max(1, signature.slots))
         block.owned += [owner, on_error, rebuild, self.cells]
@@ -138,10 +141,24 @@ class Specialization:
         """Calls that this specialization has served."""
         return self.get(at.CALLS)
 
+    def take(self) -> bool:
+        """Reserve the primary frame for a call of the Python entry; false where another call has it."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        free = not self.busy
+        if free:
+            self._set(at.TAKEN, runtime().get(at.GENERATION))
+        self.lock.release()
+        return free
+
+    def give_back(self) -> None:
+        """The primary frame is free again."""
+        self._set(at.TAKEN, 0)
+
     @property
     def busy(self) -> bool:
         """True while a call is inside the program."""
-        return bool(self.get(at.TAKEN))
+        return self.get(at.TAKEN) == runtime().get(at.GENERATION)
 
     def point(self, buffer: int, array: np.ndarray) -> None:
         """Let `buffer` be the memory of `array`, which is kept alive."""

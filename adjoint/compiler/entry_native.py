@@ -360,22 +360,23 @@ def _emit_try(module: ir.Module) -> None:
     """
     c = Routine(module, "adjoint_try", PTR, PTR, PTR, internal=True)
     special, args = c.args
-    taken, chosen = c.get(special, at.TAKEN), c.variable(PTR, c.get(special, at.FRAME, PTR))
-    with c.when(c.test("!=", taken), likely=False):
+    generation = c.get(c.external("adjoint_state"), at.GENERATION)
+    taken, chosen = c.test("==", c.get(special, at.TAKEN), generation), c.variable(PTR, c.get(special, at.FRAME, PTR))
+    with c.when(taken, likely=False):
         c.body.store(c.call("adjoint_borrow", PTR, special), chosen)
         with c.when(c.test("==", c.body.load(chosen, typ=PTR)), likely=False):
             c.give(c.call("PyErr_NoMemory", PTR))
     frame = c.body.load(chosen, typ=PTR)
     with c.when(c.body.not_(c.call("adjoint_match", I1, special, args, frame)), likely=False):
-        with c.when(c.test("!=", taken), likely=False):
+        with c.when(taken, likely=False):
             c.call("PyMem_RawFree", VOID, c.get(frame, -8, PTR))
         c.give(c.external("adjoint_state"))
     keep = c.get(special, at.KEEP, PTR)
     c.call("Py_IncRef", VOID, keep)
-    c.put(special, at.TAKEN, 1)
+    c.put(special, at.TAKEN, generation)
     c.put(special, at.CALLS, c.body.add(c.get(special, at.CALLS), ONE))
     status, result = c.variable(I64, at.BUSY), c.variable(PTR, NULL)
-    again = c.body.and_(c.test("!=", taken), c.test("!=", c.get(special, at.EXCLUSIVE)))
+    again = c.body.and_(taken, c.test("!=", c.get(special, at.EXCLUSIVE)))
     with c.when(c.body.not_(again), likely=True):
         c.body.store(ir.Constant(I64, at.CANCELLED), status)
         with c.when(c.call("adjoint_allocate", I1, special, frame), likely=True):

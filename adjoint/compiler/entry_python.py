@@ -91,11 +91,10 @@ def _overlaps(special: Specialization, leaves: dict[int, np.ndarray]) -> bool:
 
 
 def _call(special: Specialization, args: tuple, leaves: dict[int, np.ndarray]) -> object:
-    primary = special.lock.acquire(blocking=False)
+    primary = special.take()
     if not primary and special.exclusive:
         return special.on_error(at.BUSY)
     try:
-        special.words[at.TAKEN // 8] = 1
         special.words[at.CALLS // 8] += 1
         frame, table = (special.frame, special.table) if primary else special.borrow()
         fresh = {result.buffer: np.empty(result.shape, result.dtype) for result in _fresh(special.signature.results)}
@@ -105,8 +104,7 @@ def _call(special: Specialization, args: tuple, leaves: dict[int, np.ndarray]) -
         status = runtime().run(special.program, start + at.CONTROL_BYTES, start, special.threads, release)
     finally:
         if primary:
-            special.words[at.TAKEN // 8] = 0
-            special.lock.release()
+            special.give_back()
     if status:
         return special.on_error(status)
     result = _build(special, special.signature.results, args, fresh)

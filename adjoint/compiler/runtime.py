@@ -8,6 +8,7 @@ next: threads.py.
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from functools import cache
 
@@ -155,6 +156,7 @@ def emit_worker(module: ir.Module, machine: Machine) -> None:
         c.call_at(c.get(pool, at.JOB_PROGRAM, PTR), I64, buffers, thread, c.get(pool, at.JOB_THREADS), control)
         c.body.store(sequence, last)
         c.put(line, at.WORKER_DONE, sequence, order="release")
+    c.body.atomic_rmw("add", c.at(pool, at.POOL_LEFT), ONE, "acq_rel")
     c.give()
 
 
@@ -240,6 +242,18 @@ def emit_prepare(module: ir.Module) -> None:
     c.give(c.body.select(c.test("<", present, threads), present, threads))
 
 
+def emit_wake(module: ir.Module) -> None:
+    """void adjoint_wake(pool, sequence, count): give job `sequence` to the workers 1 .. count-1."""
+    c = Routine(module, "adjoint_wake", VOID, PTR, I64, I64)
+    pool, sequence, count = c.args
+    with c.count(1, count) as thread:
+        line = c.at(pool, c.body.mul(thread, ir.Constant(I64, at.WORKER)))
+        c.put(line, at.WORKER_SEQUENCE, sequence, order="seq_cst")
+        with c.when(c.test("!=", c.exchange(line, at.WORKER_PARKED, 0))):
+            c.call("PyThread_release_lock", VOID, c.get(line, at.WORKER_LOCK, PTR))
+    c.give()
+
+
 def _run_together(c: Routine, machine: Machine, pool: ir.Value, job: tuple[ir.Value, ...]) -> ir.Value:
     """Hand the job to the workers, do the caller's share, wait for all of them, give the pool back."""
     program, buffers, count, control = job
@@ -247,11 +261,7 @@ def _run_together(c: Routine, machine: Machine, pool: ir.Value, job: tuple[ir.Va
         c.put(pool, field, value)
     sequence = c.body.add(c.get(pool, at.POOL_SEQUENCE), ONE)
     c.put(pool, at.POOL_SEQUENCE, sequence)
-    with c.count(1, count) as thread:
-        line = c.at(pool, c.body.mul(thread, ir.Constant(I64, at.WORKER)))
-        c.put(line, at.WORKER_SEQUENCE, sequence, order="seq_cst")
-        with c.when(c.test("!=", c.exchange(line, at.WORKER_PARKED, 0))):
-            c.call("PyThread_release_lock", VOID, c.get(line, at.WORKER_LOCK, PTR))
+    c.call("adjoint_wake", VOID, pool, sequence, count)
     status = c.call_at(program, I64, buffers, 0, count, control)
     with c.count(1, count) as thread:
         line = c.at(pool, c.body.mul(thread, ir.Constant(I64, at.WORKER)))
@@ -271,6 +281,7 @@ def emit_module(triple: str, layout: Layout | None) -> ir.Module:
     emit_barrier(module, machine)
     emit_worker(module, machine)
     emit_prepare(module)
+    emit_wake(module)
     emit_run(module, machine)
     clock = Routine(module, "adjoint_ticks", I64)
     clock.give(machine.ticks(clock))
@@ -290,11 +301,19 @@ class Runtime:
         # PYFUNCTYPE: the GIL is held at the call, and an exception set by a signal handler is raised.
         self.run = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(code["adjoint_run"])
         self.worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(code["adjoint_worker"])
+        self.wake = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2)(code["adjoint_wake"])
         self._ticks = ctypes.PYFUNCTYPE(ctypes.c_int64)(code["adjoint_ticks"])
         rate = self._ticks_per_second()
         self.put(at.SPIN_TICKS, int(rate * SPIN_SECONDS))
         self.put(at.POLL_TICKS, int(rate * POLL_SECONDS))
         self.put(at.COUNT, 1)
+        self.put(at.GENERATION, 1)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        """In the child no call is running: what threads of the parent had taken counts as free."""
+        self.put(at.GENERATION, self.get(at.GENERATION) + 1)
 
     def put(self, field: int, value: int) -> None:
         ctypes.c_int64.from_address(self.state + field).value = value
@@ -328,7 +347,8 @@ def compile_runtime() -> bytes:
 @cache
 def runtime() -> Runtime:
     """The runtime of this process, made at the first compiled call."""
-    exports = ["adjoint_state", "adjoint_poll", "adjoint_barrier", "adjoint_worker", "adjoint_run", "adjoint_ticks"]
+    exports = ["adjoint_state", "adjoint_poll", "adjoint_barrier", "adjoint_worker", "adjoint_wake",
+               "adjoint_run", "adjoint_ticks"]
     code = load([compile_runtime()], exports + (["adjoint_entry"] if layout() is not None else []))
     # Builtins and workers may outlive every module at shutdown, so this code is never unloaded.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(code))
