@@ -8,11 +8,11 @@ next: runtime.py, cache.py.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 from collections.abc import Iterable, Mapping
 from functools import cache
 
 import llvmlite.binding as llvm
+import numpy as np
 
 from ..errors import CompileError, explain
 from . import capi
@@ -49,7 +49,8 @@ class Code:
 def process_symbols() -> dict[str, int]:
     """Names and addresses that every program may use: CPython's and NumPy's C functions, libc and libm."""
     found = dict(capi.python_symbols())
-    libraries = [ctypes.CDLL(None), ctypes.CDLL(ctypes.util.find_library("m"))]
+    # Looking into a library also looks into those it needs, so NumPy's leads to libm wherever that is.
+    libraries = [ctypes.CDLL(None), ctypes.CDLL(np._core._multiarray_umath.__file__)]
     for name in (*_LIBC, *_LIBM.split(), *(name + "f" for name in _LIBM.split())):
         address = next((capi.address(getattr(lib, name)) for lib in libraries if hasattr(lib, name)), 0)
         if address:

@@ -15,6 +15,7 @@ from functools import cache
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from . import cache as cache_files
 from . import control as at
 from .assembler import I1, I32, I64, NULL, ONE, PTR, VOID, Routine
 from .capi import Layout, layout
@@ -349,7 +350,12 @@ def runtime() -> Runtime:
     """The runtime of this process, made at the first compiled call."""
     exports = ["adjoint_state", "adjoint_poll", "adjoint_barrier", "adjoint_worker", "adjoint_wake",
                "adjoint_run", "adjoint_ticks"]
-    code = load([compile_runtime()], exports + (["adjoint_entry"] if layout() is not None else []))
+    name = cache_files.key("runtime", repr(layout()))
+    image = cache_files.fetch(name)
+    if image is None:
+        image = compile_runtime()
+        cache_files.store(name, image)
+    code = load([image], exports + (["adjoint_entry"] if layout() is not None else []))
     # Builtins and workers may outlive every module at shutdown, so this code is never unloaded.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(code))
     return Runtime(code)
