@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Graph, Literal, Var
+from ..transforms.calls import inline
 from .fuse import Group, fuse
 from .loops import Program
 from .lower import Failure, Lowering
@@ -33,7 +34,7 @@ class Built:
 
 def build(graph: Graph, donated: dict[int, int] | None = None) -> Built:
     """The program of a graph. donated: input number -> the output number that replaces it in place."""
-    graph = simplify(graph)
+    graph = simplify(inline(graph))
     return _build(graph, donated or {}, True) or _build(graph, donated or {}, False)
 
 

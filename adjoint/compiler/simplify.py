@@ -1,4 +1,4 @@
-"""Rewrites of the graph, each a named pass Graph -> Graph that leaves every value as it was: inline, identities, cse, finite scale, dce.
+"""Rewrites of the graph, each a named pass Graph -> Graph that leaves every value as it was: identities, cse, finite scale, dce.
 
 Invariant: passes match on rows' traits, kinds and lowering records, never on numbers they cannot prove. May import: L0-L3.
 Read next: fuse.py.
@@ -21,7 +21,7 @@ Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
 
 def simplify(graph: Graph) -> Graph:
     """All passes, in order."""
-    for one_pass in (inline_calls, identities, share, plain_scale, share, drop_unused):
+    for one_pass in (identities, share, plain_scale, share, drop_unused):
         graph = one_pass(graph)
     return graph
 
@@ -43,24 +43,6 @@ def substitute(node: Node, known: dict) -> Node:
 
 
 # ------------------------------------------------------------------------------------------------ passes
-
-
-def inline_calls(graph: Graph) -> Graph:
-    """Nodes whose row is a call of a Graph (trait `inline`: the parameter that holds it) become the nodes of that graph."""
-    def step(node: Node, known: dict) -> list[Node]:
-        parameter = node.primitive.traits.get("inline")
-        if parameter is None:
-            return [node]
-        inner = inline_calls(node.params[parameter])
-        inside: dict[Any, Atom] = dict(zip(inner.inputs, node.inputs, strict=True))
-        nodes = []
-        for n in inner.nodes:
-            outs = tuple(Var(v.aval) for v in n.outs)
-            nodes.append(Node(n.primitive, tuple(inside.get(a, a) for a in n.inputs), outs, n.params, n.effects, n.where or node.where))
-            inside.update(zip(n.outs, outs, strict=True))
-        known.update(zip(node.outs, (inside.get(a, a) for a in inner.outputs), strict=True))
-        return nodes
-    return rebuild(graph, step)
 
 
 def identities(graph: Graph) -> Graph:

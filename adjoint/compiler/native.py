@@ -1,0 +1,144 @@
+"""From a Graph to a callable program of this process: build, code from the cache or from LLVM, link, and say what happened.
+
+Invariant: object code depends on the graph, its donations and the target only; arrays it reads are handed over at each call.
+May import: L0-L3, pipeline, llvm, cache, jit, runtime, signature. Read next: compile.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..core.graph import Graph
+from ..errors import AdjointError, CompileError, DivisionError, DonationError, IndexRangeError, NonFiniteError, explain
+from ..tree import Structure
+from . import cache
+from .entry import Specialization
+from .jit import Code
+from .llvm import emit_object
+from .loops import Contraction, Kernel
+from .lower import Failure
+from .pipeline import Built, build
+from .runtime import load_program
+from .signature import Array, Fresh, Scalar, Signature
+from .target import host_target
+
+SECONDS_PER_OPERATION = 2.5e-10       # a rough scalar operation of a vector loop, on one core
+SECONDS_PER_FLOP = 1.0 / 1e11         # a contraction's, on one core
+RELEASE_ABOVE = 20e-6                 # estimated seconds above which a call gives up the GIL
+THREADS_ABOVE = 40e-6                 # estimated seconds above which a call uses more than one thread
+MAX_THREADS = 64
+
+
+@dataclass(frozen=True)
+class Native:
+    """A linked program with what its failures mean and how it came to be."""
+
+    built: Built
+    code: Code
+    seconds: dict[str, float]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def address(self) -> int:
+        return self.code["program"]
+
+
+def estimated_seconds(built: Built) -> float:
+    """A rough time of one call on one core, for choosing threads and the GIL."""
+    total = 0.0
+    for step in built.program.steps:
+        if isinstance(step, Contraction):
+            total += 2.0 * step.batch * step.m * step.n * step.k * SECONDS_PER_FLOP * (step.dtype.itemsize / 4)
+        elif isinstance(step, Kernel):
+            total += step.cost * SECONDS_PER_OPERATION
+    return total
+
+
+def make_native(graph: Graph, donated: dict[int, int]) -> Native:
+    """Build, fetch or emit the object code, and link it."""
+    start = time.perf_counter()
+    built = build(graph, donated)
+    target = host_target()
+    name = cache.key("program", built.graph.key, repr(sorted(donated.items())), repr(target))
+    middle = time.perf_counter()
+    found = cache.fetch(name)
+    facts: dict[str, Any] = {"cached": found is not None}
+    if found is None:
+        emitted = emit_object(built.program, target)
+        found = emitted.data
+        facts |= emitted.stats
+        cache.store(name, found)
+    emitted_at = time.perf_counter()
+    code = load_program([found], ["program"])
+    seconds = {"build": middle - start, "emit": emitted_at - middle, "link": time.perf_counter() - emitted_at}
+    return Native(built, code, seconds, facts)
+
+
+def specialize(native: Native, arguments: list[Any], results: Any, donated: bool, slots: int = 0,
+               rebuild: Callable | None = None) -> Specialization:
+    """The entry record of a program. arguments: what the caller passes, in order; results: a tree of result records."""
+    program = native.built.program
+    arena = tuple((i, b.offset) for i, b in enumerate(program.buffers) if b.role == "arena")
+    hidden = {i: native.built.hidden[b.slot] for i, b in enumerate(program.buffers) if b.role == "hidden"}
+    signature = Signature(tuple(arguments), results, len(program.buffers), arena, program.arena_bytes, slots)
+    seconds = estimated_seconds(native.built)
+    return Specialization(signature, native.address, lambda status: raise_failure(native, status), owner=native.code, hidden=hidden,
+                          threads=MAX_THREADS if seconds > THREADS_ABOVE else 1, release_gil=seconds > RELEASE_ABOVE, rebuild=rebuild,
+                          exclusive=donated)
+
+
+def buffer_numbers(native: Native, role: str) -> dict[int, int]:
+    """slot -> buffer number, of the buffers with this role."""
+    return {b.slot: i for i, b in enumerate(native.built.program.buffers) if b.role == role}
+
+
+def leaf_record(leaf: Any, buffer: int) -> Array | Scalar:
+    """How the entry checks an argument like this one."""
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return Array(leaf.dtype, leaf.shape, buffer)
+    return Scalar(type(leaf), np.dtype({float: np.float64, int: np.int64}[type(leaf)]), buffer)
+
+
+def fresh_records(native: Native, graph: Graph, skip: frozenset[int] = frozenset()) -> list[Fresh | None]:
+    """One result record per output of the graph; None for those that stay in donated memory."""
+    at = buffer_numbers(native, "output")
+    return [None if j in skip else Fresh(a.aval.dtype, a.aval.shape, at[j]) for j, a in enumerate(graph.outputs)]
+
+
+def native_tree(s: Structure) -> bool:
+    """True if the native entry can build this tree: leaves and constants in tuples, lists and dicts."""
+    return s.kind in ("leaf", "tuple", "list", "dict", "static") and all(map(native_tree, s.children))
+
+
+def raise_failure(native: Native, status: int) -> None:
+    """Turn the status of a program into an exception."""
+    if status > 0:
+        raise failure_error(native.built.failures[status - 1])
+    if status == -2:
+        raise DonationError(explain("a compiled function was called while another call is updating the same donated arrays.",
+                                    remedy="Call it from one thread at a time, or compile a second function."))
+    raise KeyboardInterrupt
+
+
+def failure_error(failure: Failure) -> AdjointError:
+    """The error of a failed check, in the user's terms."""
+    where = failure.node.where if failure.node is not None else None
+    name = failure.node.primitive.name if failure.node is not None else "the program"
+    detail = failure.detail
+    if failure.kind == "index":
+        return IndexRangeError(explain(f"{name}: an index is outside its axis (axis {detail.get('axis', '?')} has size {detail.get('size', '?')}).",
+                                       where=where, remedy="Check the indices against the shape; negative ones count from the end."))
+    if failure.kind == "division":
+        return DivisionError(explain(f"{name}: integer division by zero, or of the smallest integer by -1.", where=where,
+                                     remedy="Guard the divisor: np.where(d == 0, 1, d)."))
+    if failure.kind == "finite":
+        return NonFiniteError(explain(f"{detail.get('label', 'a value')} is not finite.", where=where,
+                                      remedy=detail.get("remedy", "Lower the learning rate, or look for NaN in the data.")))
+    return CompileError(explain(f"{name}: a check failed ({failure.kind}).", where=where))
+
+
