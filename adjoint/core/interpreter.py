@@ -43,6 +43,10 @@ class Interpreter:
             raise escaped(x)
         return False
 
+    def differentiates(self, x: Tracer) -> bool:
+        """True if a derivative flows through this value, so that taking its number out would lose it."""
+        return False
+
 
 class Evaluation(Interpreter):
     """The ground level: the row's NumPy body on NumPy arrays."""
@@ -89,13 +93,13 @@ def escaped(x: Tracer) -> EscapedTracerError:
 class Tracer:
     """A value inside a transformation. Operators and methods are installed by the levels above (see `install`)."""
 
-    __slots__ = ("__weakref__", "argument", "aval", "owner", "payload", "version", "view", "written_at")
+    __slots__ = ("__weakref__", "argument", "aval", "origin", "owner", "payload", "version", "view", "written_at")
     __adjoint_tracer__ = True
     __hash__ = object.__hash__
 
     def __init__(self, owner: Interpreter, payload: Any, aval: Aval, argument: bool = False):
         self.owner, self.payload, self.aval, self.argument = owner, payload, aval, argument
-        self.version, self.view, self.written_at = 0, None, None
+        self.version, self.view, self.written_at, self.origin = 0, None, None, None
 
     shape = property(lambda self: self.aval.shape)
     dtype = property(lambda self: self.aval.dtype)
@@ -121,12 +125,16 @@ class Tracer:
 
 
 class View:
-    """How a view cell hangs on its base: `read` derives its value, `write` puts a new value into the base."""
+    """How a view cell hangs on its base: `write(base value, new value)` is the base with the view's elements replaced.
 
-    __slots__ = ("base", "made_at", "read", "version", "write")
+    write is None where NumPy's view is read-only or where it depends on the memory layout whether NumPy makes a view or a copy:
+    then a write is an error. `layout` is (offset, shape, strides) in elements of the root cell, or None if it is not known.
+    """
 
-    def __init__(self, base: Tracer, read: Callable[[Tracer], Any], write: Callable[[Tracer, Any], Tracer]):
-        self.base, self.read, self.write, self.version = base, read, write, base.version
+    __slots__ = ("base", "layout", "made_at", "version", "write")
+
+    def __init__(self, base: Tracer, write: Callable[[Tracer, Any], Tracer] | None, layout: tuple | None = None):
+        self.base, self.write, self.version, self.layout = base, write, base.version, layout
         self.made_at = user_location()
 
     def refresh(self, cell: Tracer) -> None:
@@ -139,14 +147,17 @@ class View:
 
     def write_back(self, cell: Tracer, new: Tracer) -> None:
         self.refresh(cell)
+        if self.write is None:
+            raise MutationError(explain(f"a write to {cell.aval}, which NumPy may hold as a read-only view or as a copy of its base.",
+                                        remedy="Write to the base itself by index, or take a copy first: v = v.copy()."))
         self.base.rebind(self.write(self.base, new))
         self.version = self.base.version
 
 
-def view_of(base: Any, result: Any, read: Callable, write: Callable) -> Any:
+def view_of(base: Any, result: Any, write: Callable | None, layout: tuple | None = None) -> Any:
     """Mark `result` as a view of `base` if both are cells of the current interpreter."""
     if isinstance(base, Tracer) and isinstance(result, Tracer) and result.owner is base.owner is current() and result is not base:
-        result.view = View(base, read, write)
+        result.view = View(base, write, layout)
         result.argument = base.argument
     return result
 

@@ -27,6 +27,9 @@ class Forward(Interpreter):
     def underlying(self, x: Tracer) -> Any:
         return x.payload[0]
 
+    def differentiates(self, x: Tracer) -> bool:
+        return x.payload[1] is not None
+
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         held = [self.holds(a) for a in args]
         xs = tuple(a.payload[0] if mine else freeze(a) for a, mine in zip(args, held, strict=True))
@@ -66,10 +69,10 @@ def push_forward(interpreter: Forward, function: Callable, primals: tuple, tange
         outputs, out_structure = flatten(function(*unflatten(structure, cells)))
         pairs = [x.payload if interpreter.holds(x) else (x, None) for x in outputs]
     return (unflatten(out_structure, [y for y, _ in pairs]),
-            unflatten(out_structure, [_tangent(t, aval_of(y)) for y, t in pairs]))
+            unflatten(out_structure, [tangent_or_zeros(t, aval_of(y)) for y, t in pairs]))
 
 
-def _tangent(t: Any, aval: Aval) -> Any:
+def tangent_or_zeros(t: Any, aval: Aval) -> Any:
     if t is not None:
         return t
     return np.zeros(aval.shape, aval.dtype)[()] if aval.dtype.kind == "f" else None

@@ -44,6 +44,9 @@ class Tape(Interpreter):
     def underlying(self, x: Tracer) -> Any:
         return x.payload[0]
 
+    def differentiates(self, x: Tracer) -> bool:
+        return x.payload[1] != 0
+
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         xs, parents, reached = [], [], 0
         for a in args:
@@ -76,7 +79,7 @@ class Tape(Interpreter):
         if primitive.multiple:
             return self._record_many(primitive, xs, params, y, parents, reached)
         aval = aval_of(y)
-        if not reached or aval.dtype.kind != "f":
+        if not reached or aval.dtype.kind != "f" or primitive.kind == "constant":
             return Tracer(self, (y, 0), aval)
         self.count = number = self.count + 1
         self.entries.append((primitive, xs, params, y, parents, number))
