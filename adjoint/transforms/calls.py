@@ -16,7 +16,7 @@ from ..core.aval import Aval, aval_of
 from ..core.graph import Atom, Graph, Literal, Node, Var
 from ..core.interpreter import EVALUATION, Tracer, current, interpreting
 from ..core.primitive import TABLE, Primitive, bind, register
-from ..core.trace import Tracing, freeze, trace_graph
+from ..core.trace import Tracing, effects_of, freeze, trace_graph
 from ..primitives.kinds import move_front
 from ..tree import Structure, flatten, unflatten
 from .batch import Batch
@@ -75,6 +75,23 @@ def at_ground_level(*leaves: Any) -> bool:
     return current() is EVALUATION and not any(isinstance(x, Tracer) for x in leaves)
 
 
+@functools.lru_cache(DERIVED_GRAPHS)
+def silence(graph: Graph) -> Graph:
+    """The graph without its taps: what is computed a second time is not collected a second time."""
+    if not graph.effects:
+        return graph
+    atoms: dict = {}
+    read = lambda a: atoms.get(a, a)
+    nodes = []
+    for node in graph.nodes:
+        if node.effects and "identity" in node.primitive.traits:
+            atoms[node.outs[0]] = read(node.inputs[0])
+            continue
+        params = {k: silence(p) if isinstance(p, Graph) else p for k, p in node.params.items()}
+        nodes.append(Node(node.primitive, tuple(map(read, node.inputs)), node.outs, params, effects_of(node.primitive, params), node.where))
+    return Graph(graph.inputs, nodes, map(read, graph.outputs), graph.captures)
+
+
 # ------------------------------------------------------------------------------------------------ graphs from graphs
 
 
@@ -110,7 +127,7 @@ def jvp_graph(graph: Graph, mask: tuple) -> Derived:
         pairs = zip(args, merge(mask, args[len(avals):]), strict=False)
         cells = [Tracer(forward, (x, t), aval_of(x), True) for x, t in pairs]
         with interpreting(forward, closing=True):
-            outputs = [x.payload[1] if forward.holds(x) else None for x in graph.evaluate(bind, *cells)]
+            outputs = [x.payload[1] if forward.holds(x) else None for x in silence(graph).evaluate(bind, *cells)]
         flags.extend(t is not None for t in outputs)
         return [t for t in outputs if t is not None]
     return derive(tangents, [*avals, *(a.strong() for a in pick(avals, mask))], flags)
@@ -147,7 +164,7 @@ def vjp_graph(graph: Graph, mask: tuple) -> Derived:
     wanted_outputs = floating(graph.outputs)
 
     def cotangents(*args: Any) -> list:
-        tape, inputs, outputs = tape_of(graph, mask, args[:len(avals)])
+        tape, inputs, outputs = tape_of(silence(graph), mask, args[:len(avals)])
         found = pull(tape, inputs, outputs, merge(wanted_outputs, args[len(avals):]))
         flags.extend(merge(mask, [bar is not None for bar in found]))
         return [bar for bar in found if bar is not None]
@@ -260,7 +277,8 @@ def call_row(name: str, run: Callable | None = None, *, saves: bool = False, doc
             return None
         return tuple(merge(derived.flags, call(derived, [*primals, *(t for t in tangents if t is not None)], params)))
 
-    def vjp(primals: tuple, ys: tuple, y_bars: tuple, active: tuple, *, graph: Graph, residuals: tuple | None = None, **params: Any) -> list:
+    def vjp(primals: tuple, ys: tuple, y_bars: tuple, active: tuple, *, graph: Graph, residuals: tuple | None = None,
+            **params: Any) -> list:
         mask, bars = tuple(map(bool, active)), pick(y_bars, floating(graph.outputs))
         derived = vjp_graph(graph, mask) if residuals is None else saving_graphs(graph, mask)[1]
         if not any(derived.flags):

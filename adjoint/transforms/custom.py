@@ -10,8 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..core.aval import Aval, aval_of
 from ..core.graph import Graph, Var
 from ..core.interpreter import current, interpreting
@@ -20,15 +18,16 @@ from ..core.trace import freeze
 from ..errors import NotDifferentiableError, ShapeError, TreeError, explain
 from ..primitives.kinds import Scalar, constant, unbroadcast, zeros_of
 from ..tree import Structure, flatten, is_array, unflatten
-from .calls import Derived, at_ground_level, batch_graph, derive, floating, fronted, merge, perform, pick, pull, trace_at, without_captures
+from .calls import Derived, at_ground_level, batch_graph, derive, floating, fronted, merge, perform, pick, pull, silence, trace_at
 from .forward import flatten_like
 from .reverse import Tape
 
 # ------------------------------------------------------------------------------------------------ stop_gradient
 
 
-@constant(reason="declared: its argument counts as a constant", shape=lambda x: x, batch=lambda row, args, axes: (bind(row, *args), axes[0]),
-          lowering=Scalar(lambda e, x: x), samples=lambda rng: [((rng.standard_normal((2, 3)),), {})], identity=True)
+@constant(reason="declared: its argument counts as a constant", shape=lambda x: x,
+          batch=lambda row, args, axes: (bind(row, *args), axes[0]), lowering=Scalar(lambda e, x: x),
+          samples=lambda rng: [((rng.standard_normal((2, 3)),), {})], identity=True)
 def stop_gradient_(x):
     """y = x with dy/dx = 0."""
     return x
@@ -143,7 +142,8 @@ def _primal_row(name: str, doc: str, **rules: Callable) -> Primitive:
                               samples=lambda rng: [], multiple=True, doc=doc, **rules))
 
 
-_CUSTOM_VJP = _primal_row("custom_vjp", "A call whose pullback was given.", jvp=_vjp_jvp, vjp=_vjp_vjp, batch=_vjp_batch, augment=_vjp_augment)
+_CUSTOM_VJP = _primal_row("custom_vjp", "A call whose pullback was given.",
+                          jvp=_vjp_jvp, vjp=_vjp_vjp, batch=_vjp_batch, augment=_vjp_augment)
 
 
 def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Callable:
@@ -198,7 +198,7 @@ def _trace_backward(backward: Callable, args: tuple, ahead: Graph, out_structure
         _check_result("custom_vjp: backward", expected, list(map(aval_of, kept)))
         return [unbroadcast(bar, aval) for bar, aval in zip(kept, expected, strict=True)]
     avals = [a.aval.strong() for a in (*residuals, *pick(outputs, mask))] + list(map(aval_of, leaves))
-    return trace_at(pulled, avals)[0], tuple(live)
+    return silence(trace_at(pulled, avals)[0]), tuple(live)
 
 
 # ------------------------------------------------------------------------------------------------ custom_jvp
@@ -258,7 +258,7 @@ def custom_jvp(function: Callable, jvp: Callable) -> Callable:
             found = pick(flatten_like(y, y_dot), floating(graph.outputs))
             _check_result("custom_jvp", expected, [a if t is None else aval_of(t) for t, a in zip(found, expected, strict=True)])
             return [zeros_of(a) if t is None else unbroadcast(t, a) for t, a in zip(found, expected, strict=True)]
-        rule = trace_at(tangent, [*(a.strong() for a in pick(avals, mask)), *avals])[0]
+        rule = silence(trace_at(tangent, [*(a.strong() for a in pick(avals, mask)), *avals])[0])
         (graph, rule), captures = _share_captures(graph, rule)
         found = bind(_CUSTOM_JVP, *map(freeze, leaves), *captures, graph=graph, rule=rule, arity=len(leaves))
         return unflatten(out_structure, found)

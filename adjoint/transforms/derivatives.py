@@ -30,7 +30,8 @@ def jacobian(function: Callable, argnums: int | tuple[int, ...] = 0, mode: Mode 
 
     mode: "forward" pushes one tangent per input element, "reverse" pulls one cotangent per output element, each for the whole basis at
     once (vmap); "auto" takes whichever has fewer (one more trace of the function). A tuple of argnums adds a tuple inside.
-    Cost: min(inputs, outputs) times a small multiple of the function in auto mode. Raises: NotDifferentiableError for results that are not floating.
+    Cost: min(inputs, outputs) times a small multiple of the function in auto mode. Raises: NotDifferentiableError for results that are
+    not floating.
 
     >>> jacobian(lambda x: x * x)(np.array([1.0, 3.0]))
     array([[2., 0.],

@@ -96,8 +96,8 @@ def linearize(function: Callable, *primals: Any) -> tuple[Any, LinearMap]:
     trace.open = False
     captured = list(trace.captured.values())
     graph = Graph([*inputs, *(v for v, _ in captured)], trace.nodes, atoms, [x for _, x in captured])
-    ys = [y for y, _ in pairs]
-    return unflatten(out_structure, ys), LinearMap(graph, unflatten(structure, leaves), [t is not None for _, t in pairs], out_structure, ys)
+    ys, live = [y for y, _ in pairs], [t is not None for _, t in pairs]
+    return unflatten(out_structure, ys), LinearMap(graph, unflatten(structure, leaves), live, out_structure, ys)
 
 
 def _frozen(tree: Any) -> Any:

@@ -15,7 +15,7 @@ from ..core.aval import Aval, aval_of
 from ..core.interpreter import EVALUATION, Interpreter, Tracer, current, enter, interpreting, leave
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
-from ..errors import MutationError, NotDifferentiableError, ShapeError, TreeError, explain
+from ..errors import MutationError, NotDifferentiableError, ShapeError, explain
 from ..primitives.kinds import zeros_of
 from ..tree import Structure, flatten, unflatten
 

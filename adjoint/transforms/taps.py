@@ -16,7 +16,7 @@ from ..core.primitive import bind
 from ..core.trace import freeze
 from ..primitives.kinds import Scalar, linear, move_front
 from ..tree import flatten, is_array, unflatten
-from .calls import derive
+from .calls import derive, silence
 
 TAP = "tap"
 
@@ -90,7 +90,7 @@ class Collector(Interpreter):
             found = bind(primitive, *xs, *derived.captures, graph=derived.graph, **rest)
             taps = found[len(graph.outputs):]
         else:                                           # a custom rule knows nothing of further outputs: compute the taps beside it
-            found = bind(primitive, *xs, **params)
+            found = bind(primitive, *xs, **{k: silence(p) if isinstance(p, Graph) else p for k, p in params.items()})
             taps = derived.graph.evaluate(bind, *xs, *derived.captures)[len(graph.outputs):]
         for name, value in zip(names, taps, strict=True):
             self.collect(name, value)
