@@ -1,5 +1,5 @@
 """The table: importing this package registers every row."""
 
-from . import arithmetic, contraction, operators, reduction, structure, transcendental
+from . import (arithmetic, comparison, contraction, operators, piecewise, reduction, special, structure, transcendental)  # noqa: I001
 
-__all__ = ["arithmetic", "contraction", "operators", "reduction", "structure", "transcendental"]
+__all__ = ["arithmetic", "comparison", "contraction", "operators", "piecewise", "reduction", "special", "structure", "transcendental"]

@@ -1,49 +1,73 @@
-"""Arithmetic: the rows of +, -, *, / and the two that derivatives are made of, `scale` and `convert`.
+"""Arithmetic: the rows of +, -, *, / and those that derivatives are made of: `scale`, `convert`, `where`.
 
-Invariant: a reader with a calculus book can proof-read the partials. May import: L0, core, kinds. Read next: transcendental.py.
+Invariant: a reader with a calculus book can proof-read the partials. May import: L0, core, kinds. Read next: piecewise.py.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..core.aval import Aval, aval_of
 from ..core.primitive import bind
-from .kinds import Scalar, align, along, broadcast_shape, draw, elementwise, elementwise_samples, fill_out, general, promote_args, unbroadcast
+from .kinds import (
+    Scalar,
+    align,
+    along,
+    broadcast_shape,
+    draw,
+    elementwise,
+    elementwise_samples,
+    fill_out,
+    general,
+    promote_args,
+    unbroadcast,
+)
+
+_PYTHON = (float, int, bool)
 
 
-@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: t)), lower=lambda e, x, y: e.add(x, y))
+def number(ufunc: Callable, x: Any, y: Any) -> Any:
+    """ufunc(x, y) by NumPy (which never raises on floats); two Python scalars give a Python scalar, as the operator would."""
+    z = ufunc(x, y)
+    return z.item() if type(x) in _PYTHON and type(y) in _PYTHON else z
+
+
+@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: t)), operator=True,
+             lower=lambda e, x, y: e.add(x, y) if x.dtype.kind != "b" else e.or_(x, y))
 def add(x, y):
     """Sum: z = x + y."""
-    return np.add(x, y)
+    return x + y
 
 
-@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: negative(t))), lower=lambda e, x, y: e.sub(x, y))
+@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: negative(t))), operator=True, accepts="iuf",
+             lower=lambda e, x, y: e.sub(x, y))
 def subtract(x, y):
     """Difference: z = x - y."""
-    return np.subtract(x, y)
+    return x - y
 
 
-@elementwise(partials=(along(lambda t, z, x, y: multiply(t, y)), along(lambda t, z, x, y: multiply(t, x))),
-             lower=lambda e, x, y: e.mul(x, y))
+@elementwise(partials=(lambda z, x, y: y, lambda z, x, y: x), operator=True,
+             lower=lambda e, x, y: e.mul(x, y) if x.dtype.kind != "b" else e.and_(x, y))
 def multiply(x, y):
     """Product: z = x y, dz/dx = y, dz/dy = x: a switcher of gradients."""
-    return np.multiply(x, y)
+    return x * y
 
 
 @elementwise(partials=(lambda z, x, y: divide(1.0, y), lambda z, x, y: negative(divide(z, y))), lower=lambda e, x, y: e.div(x, y),
-             domain=((-2.0, 2.0), (0.5, 2.0)), floating=True)
+             domain=((-2.0, 2.0), (0.5, 2.0)), floating=True, operator=True)
 def divide(x, y):
     """Quotient: z = x / y, dz/dx = 1/y, dz/dy = -z/y."""
-    return np.true_divide(x, y)
+    return number(np.true_divide, x, y)
 
 
-@elementwise(partials=(along(lambda t, y, x: negative(t)),), lower=lambda e, x: e.neg(x))
+@elementwise(partials=(along(lambda t, y, x: negative(t)),), lower=lambda e, x: e.neg(x), operator=True, accepts="iuf", selects=True)
 def negative(x):
     """Negation: y = -x."""
-    return np.negative(x)
+    return -x
 
 
 # ------------------------------------------------------------------------------------------------ scale: 0 times anything is 0
@@ -52,7 +76,7 @@ def negative(x):
 def _scale_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
     (t, p), (t_dot, p_dot) = primals, tangents
     terms = [scale(t_dot, p)] if t_dot is not None else []
-    terms += [scale(t, p_dot)] if p_dot is not None else []
+    terms += [scale(p_dot, t)] if p_dot is not None else []
     if not terms:
         return None
     return fill_out(terms[0] if len(terms) == 1 else add(*terms), aval_of(y))
@@ -61,40 +85,48 @@ def _scale_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
 def _scale_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple) -> list:
     t, p = primals
     return [unbroadcast(scale(y_bar, p), aval_of(t)) if active[0] else None,
-            unbroadcast(scale(t, y_bar), aval_of(p)) if active[1] else None]
+            unbroadcast(scale(y_bar, t), aval_of(p)) if active[1] else None]
 
 
 @general(shape=lambda t, p: Aval(broadcast_shape("scale", (t, p)), np.result_type(t.dtype, p.dtype) if not p.weak else t.dtype),
          jvp=_scale_jvp, vjp=_scale_vjp, batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
          lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))),
-         samples=lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), prepare=promote_args)
+         samples=lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), prepare=promote_args, bound=0.5)
 def scale(t, p):
-    """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`)."""
-    y = np.multiply(t, p)
-    return y if np.all(np.isfinite(y)) else np.where(np.equal(t, 0), np.zeros((), y.dtype), y)[()]
+    """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`).
+
+    Derivative: the new tangent or cotangent is the factor whose zero counts, so a branch that is not taken stays 0 at every order.
+    """
+    if np.isfinite(p).all() if type(p) is np.ndarray else math.isfinite(p):
+        return t * p
+    zero = np.equal(t, 0)
+    return np.multiply(t, np.where(zero, 0, np.asarray(p, t.dtype)))
 
 
-# ------------------------------------------------------------------------------------------------ convert, where
+# ------------------------------------------------------------------------------------------------ convert
 
 
 def _convert_jvp(primals: tuple, tangents: tuple, y: Any, *, dtype: np.dtype) -> Any:
-    return None if tangents[0] is None or dtype.kind != "f" else convert(tangents[0], dtype=dtype)
+    return None if tangents[0] is None or dtype.kind != "f" else bind(convert, tangents[0], dtype=dtype)
 
 
 def _convert_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple, *, dtype: np.dtype) -> list:
     source = aval_of(primals[0]).dtype
-    return [convert(y_bar, dtype=source) if active[0] and source.kind == "f" else None]
+    return [bind(convert, y_bar, dtype=source) if active[0] and source.kind == "f" and dtype.kind == "f" else None]
+
+
+def _convert_samples(rng: np.random.Generator) -> list:
+    kinds = [((-2.0, 2.0), "float64"), ((-2.0, 2.0), "float32"), ((-5, 5), "float32"), ((-2.0, 2.0), "int32"), ((-2.0, 2.0), "bool")]
+    return [((draw(rng, domain, shape),), {"dtype": np.dtype(name)}) for domain, name in kinds for shape in ((3, 4), (), (0, 2))]
 
 
 @general(shape=lambda x, *, dtype: Aval(x.shape, dtype), jvp=_convert_jvp, vjp=_convert_vjp,
-         batch=lambda args, axes, *, dtype: (convert(args[0], dtype=dtype), axes[0]),
-         lowering=Scalar(lambda e, x, *, dtype: e.convert(x, dtype)), bound=0.0,
-         samples=lambda rng: [((draw(rng, (-2.0, 2.0), (3, 4)),), {"dtype": np.dtype(np.float64)}),
-                              ((draw(rng, (-2.0, 2.0), (3, 4)),), {"dtype": np.dtype(np.float32)}),
-                              ((draw(rng, (-5, 5), (3,)),), {"dtype": np.dtype(np.float32)})])
+         batch=lambda args, axes, *, dtype: (bind(convert, args[0], dtype=dtype), axes[0]),
+         lowering=Scalar(lambda e, x, *, dtype: e.convert(x, dtype)), bound=0.5, samples=_convert_samples)
 def convert(x, *, dtype):
     """The same numbers in another dtype; float to integer truncates towards zero and saturates."""
-    return saturate(np.asarray(x), dtype)[()] if dtype.kind in "iu" and np.asarray(x).dtype.kind == "f" else np.asarray(x).astype(dtype)[()]
+    x = np.asarray(x)
+    return saturate(x, dtype)[()] if dtype.kind in "iu" and x.dtype.kind == "f" else x.astype(dtype)[()]
 
 
 def saturate(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -105,21 +137,25 @@ def saturate(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.where(x >= high, np.asarray(info.max, dtype), np.where(x <= low, np.asarray(info.min, dtype), inside))
 
 
+# ------------------------------------------------------------------------------------------------ where
+
+
 def _where_prepare(args: tuple) -> tuple:
     condition, x, y = args
-    if getattr(condition, "dtype", np.dtype(bool)) != np.dtype(bool):
+    if aval_of(condition).dtype.kind != "b":
         condition = condition != 0
     return condition, *promote_args((x, y))
 
 
 def _where_shape(c: Aval, x: Aval, y: Aval) -> Aval:
-    dtype = y.dtype if x.weak else x.dtype
-    return Aval(broadcast_shape("where", (c, x, y)), dtype, x.weak and y.weak)
+    if x.weak and y.weak:
+        return Aval(broadcast_shape("where", (c, x, y)), np.result_type(x.dtype, y.dtype))
+    return Aval(broadcast_shape("where", (c, x, y)), y.dtype if x.weak else x.dtype)
 
 
 def _where_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
     c, x_dot, y_dot = primals[0], tangents[1], tangents[2]
-    if x_dot is None and y_dot is None:
+    if (x_dot is None and y_dot is None) or aval_of(y).dtype.kind != "f":
         return None
     return fill_out(where(c, 0.0 if x_dot is None else x_dot, 0.0 if y_dot is None else y_dot), aval_of(y))
 
@@ -132,7 +168,7 @@ def _where_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple) -> list:
 
 def _where_samples(rng: np.random.Generator) -> list:
     return [((rng.integers(0, 2, s).astype(bool), draw(rng, (-2.0, 2.0), u), draw(rng, (-2.0, 2.0), v)), {})
-            for s, u, v in [((3, 4), (3, 4), (3, 4)), ((3, 1), (4,), (3, 4)), ((), (), ()), ((0, 2), (2,), ())]]
+            for s, u, v in [((3, 4), (3, 4), (3, 4)), ((3, 1), (4,), (3, 4)), ((), (), ()), ((0, 2), (2,), ()), ((2,), (), ())]]
 
 
 @general(shape=_where_shape, jvp=_where_jvp, vjp=_where_vjp, batch=lambda args, axes: (bind(where, *align(args, axes)), 0),

@@ -1,20 +1,95 @@
 """Python's operators on traced values, written once: a closed set.
 
-Invariant: each operator means what NumPy's does. May import: L0, core, the rows. Read next: numpy/ for NumPy's own names.
+Invariant: each operator means what NumPy's does; an operand that NumPy would not take gives NotImplemented. Operators that write
+(`+=`) and `@` are installed by numpy/. May import: L0, core, the rows. Read next: numpy/ for NumPy's own names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ..core.interpreter import install
+import numpy as np
+
+from ..core.interpreter import Tracer, install
+from ..errors import DtypeError, explain
 from .arithmetic import add, divide, multiply, negative, subtract
+from .comparison import (
+    bitwise_and,
+    bitwise_or,
+    bitwise_xor,
+    equal,
+    greater,
+    greater_equal,
+    invert,
+    left_shift,
+    less,
+    less_equal,
+    not_equal,
+    right_shift,
+)
+from .piecewise import absolute, floor_divide, remainder
+from .transcendental import raise_to
+
+_PLAIN = (Tracer, np.ndarray, np.generic, float, int)
 
 
-def _reflected(row: Any):
-    return lambda x, y: row(y, x)
+def operand(x: Any) -> Any:
+    """x if it is an array, a traced value or a number; a list becomes an array as in NumPy; NotImplemented for anything else."""
+    if isinstance(x, _PLAIN):
+        return x
+    if isinstance(x, (list, tuple)):
+        return np.stack(x) if any(isinstance(item, Tracer) for item in x) else np.asarray(x)
+    return NotImplemented
 
 
-install(__add__=lambda x, y: add(x, y), __radd__=_reflected(add), __sub__=lambda x, y: subtract(x, y), __rsub__=_reflected(subtract),
-        __mul__=lambda x, y: multiply(x, y), __rmul__=_reflected(multiply), __truediv__=lambda x, y: divide(x, y),
-        __rtruediv__=_reflected(divide), __neg__=lambda x: negative(x), __pos__=lambda x: x)
+def no_booleans(name: str, *xs: Any) -> None:
+    """NumPy refuses these operations on booleans; a trace must not let them through."""
+    if all(getattr(x, "dtype", None) == np.bool_ or isinstance(x, bool) for x in xs):
+        raise DtypeError(explain(f"{name} of booleans is not defined.", remedy="Use np.logical_not (or ~), np.logical_xor (or ^)."))
+
+
+def binary(row: Callable) -> tuple[Callable, Callable]:
+    """The operator of a row and its reflected form."""
+    def operator(x: Any, y: Any) -> Any:
+        y = operand(y)
+        return y if y is NotImplemented else row(x, y)
+
+    def reflected(x: Any, y: Any) -> Any:
+        y = operand(y)
+        return y if y is NotImplemented else row(y, x)
+    return operator, reflected
+
+
+def equality(row: Callable, otherwise: bool) -> Callable:
+    """== and !=: what NumPy cannot compare is unequal, element by element."""
+    def operator(x: Any, y: Any) -> Any:
+        y = operand(y)
+        return np.full(x.shape, otherwise)[()] if y is NotImplemented else row(x, y)
+    return operator
+
+
+def difference(x: Any, y: Any) -> Any:
+    """x - y, which NumPy refuses for two booleans."""
+    no_booleans("subtract", x, y)
+    return subtract(x, y)
+
+
+def opposite(x: Any) -> Any:
+    """-x, which NumPy refuses for booleans."""
+    no_booleans("negative", x)
+    return negative(x)
+
+
+BINARY = {"add": add, "sub": difference, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
+          "pow": raise_to, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor, "lshift": left_shift, "rshift": right_shift}
+
+for _name, _row in BINARY.items():
+    _operator, _reflected = binary(_row)
+    install(**{f"__{_name}__": _operator, f"__r{_name}__": _reflected})
+
+for _name, _row in {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}.items():
+    install(**{f"__{_name}__": binary(_row)[0]})
+
+install(__eq__=equality(equal, False), __ne__=equality(not_equal, True), __neg__=opposite, __abs__=lambda x: absolute(x),
+        __invert__=lambda x: invert(x), __divmod__=lambda x, y: (x // y, x % y), __rdivmod__=lambda x, y: (y // x, y % x))

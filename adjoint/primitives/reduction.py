@@ -1,6 +1,7 @@
 """Reductions: many elements to one, in an order that only the extent and the dtype decide (see compiler/loops.py, Fold).
 
-Invariant: ties of max and min share the gradient equally, a subgradient. May import: L0, core, kinds, arithmetic. Read next: contraction.py.
+Invariant: ties of max and min share the gradient equally, a subgradient. May import: L0, core, kinds.
+Read next: contraction.py.
 """
 
 from __future__ import annotations

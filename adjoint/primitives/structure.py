@@ -13,15 +13,11 @@ import numpy as np
 from ..core.aval import Aval, aval_of
 from ..core.primitive import bind
 from ..errors import ShapeError, explain
-from .kinds import General, Strided, linear, move_front, unbroadcast, zeros_of
+from .broadcasting import batch_together, common_dtype, move_front, promote_args, unbroadcast, zeros_of
+from .kinds import General, Strided, linear
+from .samples import samples_of, unary_samples
 
-
-def _sample(size: tuple, /, **params: Any):
-    return lambda rng: ((rng.standard_normal(size),), params)
-
-
-def _samples(*makers: Any):
-    return lambda rng: [make(rng) for make in makers]
+_sample, _samples = unary_samples, samples_of
 
 
 # ------------------------------------------------------------------------------------------------ reshape
@@ -61,9 +57,11 @@ def reshape_view(offset: int, shape: tuple, strides: tuple, *, new: tuple) -> tu
 
 
 @linear(shape=_reshape_shape, transposes=(lambda y_bar, x, *, shape: bind(reshape, y_bar, shape=x.shape),),
-        batch=lambda row, args, axes, *, shape: (bind(row, move_front(args[0], axes[0]), shape=(aval_of(args[0]).shape[axes[0]], *shape)), 0),
+        batch=lambda row, args, axes, *, shape: (bind(row, move_front(args[0], axes[0]),
+                                                      shape=(aval_of(args[0]).shape[axes[0]], *shape)), 0),
         lowering=Strided(lambda offset, old, strides, *, shape: reshape_view(offset, old, strides, new=shape)),
-        samples=_samples(_sample((2, 6), shape=(3, 4)), _sample((4,), shape=(2, 1, 2)), _sample((1,), shape=()), _sample((0, 3), shape=(3, 0))))
+        samples=_samples(_sample((2, 6), shape=(3, 4)), _sample((4,), shape=(2, 1, 2)), _sample((1,), shape=()),
+                         _sample((0, 3), shape=(3, 0)), _sample((), shape=(1, 1)), _sample((2, 3, 4), shape=(6, 4))))
 def reshape(x, *, shape):
     """The elements in row-major order under another shape."""
     return np.reshape(x, shape)
@@ -76,7 +74,8 @@ def reshape(x, *, shape):
         transposes=(lambda y_bar, x, *, axes: bind(permute, y_bar, axes=tuple(int(a) for a in np.argsort(axes))),),
         batch=lambda row, args, bdims, *, axes: (bind(row, move_front(args[0], bdims[0]), axes=(0, *(a + 1 for a in axes))), 0),
         lowering=Strided(lambda offset, shape, strides, *, axes: (offset, tuple(shape[a] for a in axes), tuple(strides[a] for a in axes))),
-        samples=_samples(_sample((2, 3, 4), axes=(1, 2, 0)), _sample((2, 3), axes=(1, 0)), _sample((), axes=()), _sample((0, 2), axes=(1, 0))))
+        samples=_samples(_sample((2, 3, 4), axes=(1, 2, 0)), _sample((2, 3), axes=(1, 0)), _sample((), axes=()),
+                         _sample((0, 2), axes=(1, 0))))
 def permute(x, *, axes):
     """Axes in another order: axis i of the result is axis axes[i] of x."""
     return np.transpose(x, axes)
@@ -108,7 +107,8 @@ def _broadcast_batch(row: Any, args: tuple, axes: tuple, *, shape: tuple) -> tup
 
 @linear(shape=_broadcast_shape, transposes=(lambda y_bar, x, *, shape: unbroadcast(y_bar, x),), batch=_broadcast_batch,
         lowering=Strided(_broadcast_view),
-        samples=_samples(_sample((3, 1), shape=(2, 3, 4)), _sample((), shape=(2, 2)), _sample((2, 3), shape=(2, 3)), _sample((1, 2), shape=(0, 2))))
+        samples=_samples(_sample((3, 1), shape=(2, 3, 4)), _sample((), shape=(2, 2)), _sample((2, 3), shape=(2, 3)),
+                         _sample((1, 2), shape=(0, 2))))
 def broadcast(x, *, shape):
     """x repeated along new leading axes and along axes of size 1; its transpose sums over them."""
     return np.broadcast_to(x, shape)
@@ -139,7 +139,8 @@ def _slice_batch(row: Any, args: tuple, axes: tuple, *, bounds: tuple) -> tuple:
 @linear(shape=lambda x, *, bounds: Aval(tuple(slice_length(*b) for b in bounds), x.dtype, x.weak),
         transposes=(lambda y_bar, x, *, bounds: bind(assign_slice, zeros_of(x), y_bar, bounds=bounds),), batch=_slice_batch,
         lowering=Strided(_slice_view),
-        samples=_samples(_sample((5, 4), bounds=((1, 5, 2), (0, 4, 1))), _sample((5,), bounds=((4, -1, -2),)), _sample((3,), bounds=((1, 1, 1),))))
+        samples=_samples(_sample((5, 4), bounds=((1, 5, 2), (0, 4, 1))), _sample((5,), bounds=((4, -1, -2),)),
+                         _sample((3,), bounds=((1, 1, 1),)), _sample((4, 3), bounds=((3, -1, -1), (2, 3, 1)))))
 def slice_(x, *, bounds):
     """Every axis from start to stop by step (any sign; a negative stop means past the first element), given for all axes."""
     return x[_slices(bounds)]
@@ -150,8 +151,7 @@ def _assign_slice_transpose(i: int, y_bar: Any, x: Aval, v: Aval, *, bounds: tup
 
 
 def _assign_slice_batch(row: Any, args: tuple, axes: tuple, *, bounds: tuple) -> tuple:
-    n = next(aval_of(a).shape[ax] for a, ax in zip(args, axes, strict=True) if ax is not None)
-    x, v = (move_front(a, ax) if ax is not None else bind(broadcast, a, shape=(n, *aval_of(a).shape)) for a, ax in zip(args, axes, strict=True))
+    (x, v), n = batch_together(args, axes)
     return bind(row, x, v, bounds=((0, n, 1), *bounds)), 0
 
 
@@ -166,10 +166,45 @@ def _assign_samples(rng: np.random.Generator) -> list:
     return [((rng.standard_normal(s), rng.standard_normal(v)), {"bounds": b}) for s, b, v in cases]
 
 
-@linear(shape=lambda x, v, *, bounds: Aval(x.shape, x.dtype), transposes=(_assign_slice_transpose,), batch=_assign_slice_batch,
-        lowering=General(_assign_slice_lower), samples=_assign_samples)
+@linear(shape=lambda x, v, *, bounds: Aval(x.shape, x.dtype), transposes=_assign_slice_transpose, batch=_assign_slice_batch,
+        lowering=General(_assign_slice_lower), samples=_assign_samples, selects=True)
 def assign_slice(x, v, *, bounds):
     """A copy of x with the elements of a slice replaced by v (of exactly the slice's shape): what x[...] = v means."""
     y = np.array(x)
     y[_slices(bounds)] = v
     return y
+
+
+# ------------------------------------------------------------------------------------------------ concatenate
+
+
+def _concatenate_shape(*xs: Aval, axis: int) -> Aval:
+    first = xs[0]
+    for x in xs:
+        if x.ndim != first.ndim or any(n != m for i, (n, m) in enumerate(zip(x.shape, first.shape, strict=True)) if i != axis):
+            raise ShapeError(explain(f"concatenate: arrays differ outside of axis {axis}: {first} and {x}.",
+                                     remedy="All axes but the joined one must have equal sizes."))
+    sizes = sum(x.shape[axis] for x in xs)
+    return Aval((*first.shape[:axis], sizes, *first.shape[axis + 1:]), common_dtype(xs))
+
+
+def _concatenate_transpose(i: int, y_bar: Any, *xs: Aval, axis: int) -> Any:
+    start = sum(x.shape[axis] for x in xs[:i])
+    bounds = tuple((start, start + n, 1) if a == axis else (0, n, 1) for a, n in enumerate(xs[i].shape))
+    return bind(slice_, y_bar, bounds=bounds)
+
+
+def _concatenate_batch(row: Any, args: tuple, axes: tuple, *, axis: int) -> tuple:
+    return bind(row, *batch_together(args, axes)[0], axis=axis + 1), 0
+
+
+def _concatenate_samples(rng: np.random.Generator) -> list:
+    cases = [(((2, 3), (2, 1), (2, 2)), 1), (((2, 3),), 0), (((1,), (0,), (3,)), 0), (((2, 0), (3, 0)), 0)]
+    return [(tuple(rng.standard_normal(s) for s in shapes), {"axis": axis}) for shapes, axis in cases]
+
+
+@linear(shape=_concatenate_shape, transposes=_concatenate_transpose, batch=_concatenate_batch, lowering=None, prepare=promote_args,
+        samples=_concatenate_samples, selects=True)
+def concatenate(*xs, axis):
+    """Arrays joined along an existing axis (not negative); its transpose cuts the cotangent into the same pieces."""
+    return np.concatenate(xs, axis=axis)
