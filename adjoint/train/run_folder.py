@@ -57,8 +57,8 @@ def _lock(path: Path) -> int:
 class RunFolder:
     """A folder such as runs/digits-3, locked while this object is open; use it with `with`.
 
-    Make one with RunFolder.create (a new number) or RunFolder.open (to go on). Raises ConfigError at once, not after hours,
-    when the folder cannot be written or another process trains in it.
+    Make one with RunFolder.create (a new number) or RunFolder.open (to go on). Raises ConfigError at once
+    (not hours later) when the folder cannot be written or another process trains in it.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
