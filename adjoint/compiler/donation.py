@@ -6,6 +6,7 @@ May import: L0-L3, native, entry. Read next: compile.py.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def _leaf_ranges(args: tuple) -> list[range]:
 def _check_apart(leaves: list) -> None:
     """DonationError if two leaves share memory: each would be overwritten with the other's update."""
     spans = sorted((x.__array_interface__["data"][0], x.nbytes, i) for i, x in enumerate(leaves) if isinstance(x, np.ndarray) and x.nbytes)
-    for (begin, size, i), (following, _, j) in zip(spans, spans[1:], strict=False):
+    for (begin, size, i), (following, _, j) in itertools.pairwise(spans):
         if begin + size > following:
             raise DonationError(explain(f"donated leaves {min(i, j)} and {max(i, j)} share memory.",
                                         remedy="Copy one of them first: adjoint.copy(model)."))

@@ -122,8 +122,7 @@ def _late_nodes(graph: Graph, uses: Uses, late: frozenset[Var]) -> set[Node]:
     for node in reversed(graph.nodes):
         if not isinstance(node.primitive.lowering, Scalar) or node.effects:
             continue
-        if all((v in late and not uses.readers[v]) or (v not in uses.outputs and uses.readers[v] and all(r in found for r in uses.readers[v]))
-               or (v in late and all(r in found for r in uses.readers[v])) for v in node.outs):
+        if all((v in late or v not in uses.outputs) and all(r in found for r in uses.readers[v]) for v in node.outs):
             found.add(node)
     return found
 

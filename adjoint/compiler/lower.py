@@ -181,7 +181,8 @@ class Lowering:
         yield e
         self.add(Kernel(self.name(), LoopVar(), 1, e.statements, 0.0))
 
-    def elementwise(self, shape: Sequence[int], sources: Sequence[Place], targets: Sequence[Ref], compute: Callable, label: str = "") -> None:
+    def elementwise(self, shape: Sequence[int], sources: Sequence[Place], targets: Sequence[Ref], compute: Callable,
+                    label: str = "") -> None:
         """targets[...] = compute(e, [source elements]), over the merged loops of a shape."""
         refs = [s.expanded(shape) for s in sources if isinstance(s, Ref)]
         extents, columns = merge_axes(shape, [r.strides for r in (*refs, *targets)])

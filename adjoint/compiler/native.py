@@ -131,8 +131,9 @@ def failure_error(failure: Failure) -> AdjointError:
     name = failure.node.primitive.name if failure.node is not None else "the program"
     detail = failure.detail
     if failure.kind == "index":
-        return IndexRangeError(explain(f"{name}: an index is outside its axis (axis {detail.get('axis', '?')} has size {detail.get('size', '?')}).",
-                                       where=where, remedy="Check the indices against the shape; negative ones count from the end."))
+        axis, size = detail.get("axis", "?"), detail.get("size", "?")
+        return IndexRangeError(explain(f"{name}: an index is outside its axis (axis {axis} has size {size}).", where=where,
+                                       remedy="Check the indices against the shape; negative ones count from the end."))
     if failure.kind == "division":
         return DivisionError(explain(f"{name}: integer division by zero, or of the smallest integer by -1.", where=where,
                                      remedy="Guard the divisor: np.where(d == 0, 1, d)."))

@@ -6,6 +6,7 @@ of its extent alone. May import: L0-L3, fuse, loops, lower, views. Read next: me
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ class Schedule:
 
     def run(self, group: Group) -> None:
         self.lowering.node = group.head
-        {"view": self._view, "map": self._map, "reduce": self._reduce, "contract": self._contract, "general": self._general}[group.kind](group)
+        getattr(self, "_" + group.kind)(group)
 
     def _view(self, group: Group) -> None:
         node = group.head
@@ -180,17 +181,20 @@ class Schedule:
         partial = self.lowering.temporary(target.dtype, (whole + (rest > 0),))
         columns = [[s] for s in steps]
         for first, count, width in ((0, whole, FOLD_BLOCK), (whole, 1, rest)):
-            if not width:
-                continue
-            e, block = KernelEmitter(self.lowering), LoopVar()
-            value = e.fold(width, lambda k, f=first: body.value(e, columns, [Span(((block, FOLD_BLOCK), (k, 1)), f * FOLD_BLOCK)]), combine)
-            e.store(self.lowering.number(partial.buffer), Index(partial.offset + first, ((block, 1),)), value)
-            self.lowering.add(Kernel("fold_blocks", block, count, e.statements, float(count * width) * (1 + len(body.nodes))))
+            if width:
+                self._fold_some_blocks(body, combine, columns, (first, count, width), partial)
         e = KernelEmitter(self.lowering)
         total, = e.carry(partial.size - 1, [e.get(partial, 0)], lambda i, acc: [_combine(e, combine, acc, e.load(
             self.lowering.number(partial.buffer), Index(partial.offset + 1, ((i, 1),)), partial.dtype))])
         e.store(self.lowering.number(target.buffer), Index(target.offset), total)
         self.lowering.add(Kernel("fold_combine", LoopVar(), 1, e.statements, float(partial.size)))
+
+    def _fold_some_blocks(self, body: MapBody, combine: str, columns: list, blocks: tuple[int, int, int], partial: Ref) -> None:
+        first, count, width = blocks
+        e, block = KernelEmitter(self.lowering), LoopVar()
+        value = e.fold(width, lambda k: body.value(e, columns, [Span(((block, FOLD_BLOCK), (k, 1)), first * FOLD_BLOCK)]), combine)
+        e.store(self.lowering.number(partial.buffer), Index(partial.offset + first, ((block, 1),)), value)
+        self.lowering.add(Kernel("fold_blocks", block, count, e.statements, float(count * width) * (1 + len(body.nodes))))
 
     # -- contraction --------------------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class Schedule:
 
     @staticmethod
     def _cut(strides: Sequence[int], shape: tuple, cuts: tuple) -> list:
-        return [merged_stride(shape[i:j], strides[i:j]) for i, j in zip(cuts, cuts[1:], strict=False)]
+        return [merged_stride(shape[i:j], strides[i:j]) for i, j in itertools.pairwise(cuts)]
 
 
 class MapBody:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..core.aval import Aval
 from ..core.graph import Atom, Graph, Literal, Node, Var, param_key
 from ..core.primitive import TABLE
 from ..primitives.kinds import Strided
