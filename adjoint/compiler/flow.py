@@ -31,7 +31,7 @@ def element_type(dtype: np.dtype) -> ir.Type:
 
 
 @contextmanager
-def counted_loop(builder: ir.IRBuilder, begin: ir.Value, end: ir.Value, step: int = 1) -> Iterator[ir.Value]:
+def counted_loop(builder: ir.IRBuilder, begin: ir.Value, end: ir.Value, step: int | ir.Value = 1) -> Iterator[ir.Value]:
     """for (i = begin; i < end; i += step): the `with` body is emitted inside and receives i."""
     before = builder.block
     inside = builder.append_basic_block("loop")
@@ -41,7 +41,7 @@ def counted_loop(builder: ir.IRBuilder, begin: ir.Value, end: ir.Value, step: in
     index = builder.phi(I64)
     index.add_incoming(begin, before)
     yield index
-    following = builder.add(index, i64(step))
+    following = builder.add(index, i64(step) if isinstance(step, int) else step)
     index.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_signed("<", following, end), inside, after)
     builder.position_at_end(after)

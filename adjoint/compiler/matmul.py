@@ -29,8 +29,8 @@ from adjoint.compiler.flow import (
 )  # fmt: skip
 from adjoint.compiler.loops import Contraction, Operand
 from adjoint.compiler.microkernel import Tile, microkernel
-from adjoint.compiler.pack import packer
-from adjoint.compiler.plan import Plan, plan_contraction
+from adjoint.compiler.pack import copy_blocks, copy_panels, turn_group
+from adjoint.compiler.plan import K_ROWS, Plan, plan_contraction
 from adjoint.compiler.target import Target, mark
 
 # emit_epilogue(builder, contraction, buffers, accumulator, b, m, n, mask): emit contraction.epilogue for the vector `accumulator`, whose
@@ -94,51 +94,74 @@ def _operand_address(builder: ir.IRBuilder, buffers: ir.Value, operand: Operand,
 
 
 def _emit_pack_step(module: ir.Module, plan: Plan) -> ir.Function:
-    """[0, extent) = the panels of B, then the chunks of A."""
+    """[0, extent) = the units of B, then the units of A."""
     function, builder = _step_function(module, plan.contraction.name + "_pack", plan.target)
     buffers, begin, end, scratch, _ = function.args
-    panels = plan.panels * plan.b_batches if plan.packs_b else 0
+    units = plan.b_units * plan.b_batches if plan.packs_b else 0
     if plan.packs_b:
         source = _operand_address(builder, buffers, plan.contraction.b, plan.size)
-        with counted_loop(builder, begin, minimum(builder, end, i64(panels))) as index:
-            _emit_pack_b(builder, plan, source, scratch, index)
+        emit = _emit_copy_b if plan.b_runs_across else _emit_turn_b
+        with counted_loop(builder, begin, minimum(builder, end, i64(units))) as index:
+            emit(builder, plan, source, scratch, index)
     if plan.packs_a:
         source = _operand_address(builder, buffers, plan.contraction.a, plan.size)
-        after = builder.select(builder.icmp_signed("<", begin, i64(panels)), i64(panels), begin)
+        after = builder.select(builder.icmp_signed("<", begin, i64(units)), i64(units), begin)
         with counted_loop(builder, after, end) as index:
-            _emit_pack_a(builder, plan, source, scratch, builder.sub(index, i64(panels)))
+            _emit_copy_a(builder, plan, source, scratch, builder.sub(index, i64(units)))
     builder.ret_void()
     return function
 
 
-def _emit_pack_b(builder: ir.IRBuilder, plan: Plan, source: ir.Value, scratch: ir.Value, index: ir.Value) -> None:
-    """Panel `index` of B: columns n0 .. n0 + width of one batch element."""
-    c, size = plan.contraction, plan.size
+def _emit_turn_b(builder: ir.IRBuilder, plan: Plan, source: ir.Value, scratch: ir.Value, index: ir.Value) -> None:
+    """One vector's width of columns of B, all k, into its panel."""
+    c, size, lanes = plan.contraction, plan.size, plan.lanes
     batch_stride, k_stride, n_stride = c.b.strides
-    b, panel = _split(builder, index, plan.panels)
+    b, group = _split(builder, index, plan.b_units)
+    n0 = times(builder, group, lanes)
+    panel = builder.udiv(group, i64(plan.wide.vectors))
     wide = builder.icmp_signed("<", panel, i64(plan.wide_panels))
-    width = builder.select(wide, i64(plan.wide_width), i64(plan.lanes))
-    n0 = _first_column(builder, plan, panel)
-    valid = minimum(builder, builder.sub(i64(c.n), n0), width)
-    step = times(builder, width, size)
-    function = packer(builder.module, plan.target, c.dtype, n_stride, k_stride, c.k)
-    place = at(builder, scratch, times(builder, b, plan.b_bytes), times(builder, n0, c.k * size))
+    panel_n0 = builder.select(wide, times(builder, panel, plan.wide_width), n0)
+    width = builder.select(wide, i64(plan.wide_width), i64(lanes))
+    place = at(builder, scratch, times(builder, b, plan.b_bytes), times(builder, panel_n0, c.k * size))
+    place = at(builder, place, times(builder, builder.sub(n0, panel_n0), size))
     start = at(builder, source, times(builder, b, batch_stride * size), times(builder, n0, n_stride * size))
-    builder.call(function, [place, start, valid, i64(c.k), i64(n_stride * size), i64(k_stride * size), step])
-
-
-def _emit_pack_a(builder: ir.IRBuilder, plan: Plan, source: ir.Value, scratch: ir.Value, index: ir.Value) -> None:
-    """Chunk `index` of A: rows m0 .. m0 + chunk of one batch element, laid out [k][chunk]."""
-    c, size = plan.contraction, plan.size
-    batch_stride, m_stride, k_stride = c.a.strides
-    b, chunk = _split(builder, index, plan.chunks)
-    m0 = times(builder, chunk, plan.chunk_rows)
-    valid = minimum(builder, builder.sub(i64(c.m), m0), i64(plan.chunk_rows))
-    function = packer(builder.module, plan.target, c.dtype, m_stride, k_stride, c.k)
-    place = at(builder, scratch, i64(plan.a_offset), times(builder, index, plan.chunk_bytes))
-    start = at(builder, source, times(builder, b, batch_stride * size), times(builder, m0, m_stride * size))
-    strides = [i64(m_stride * size), i64(k_stride * size), i64(plan.chunk_stride * size)]
+    valid = minimum(builder, builder.sub(i64(c.n), n0), i64(lanes))
+    function = turn_group(builder.module, plan.target, c.dtype, k_stride, c.k)
+    strides = [i64(n_stride * size), i64(k_stride * size), times(builder, width, size)]
     builder.call(function, [place, start, valid, i64(c.k), *strides])
+
+
+def _emit_copy_b(builder: ir.IRBuilder, plan: Plan, source: ir.Value, scratch: ir.Value, index: ir.Value) -> None:
+    """Some rows of B into all wide panels, then into all narrow ones."""
+    c, size = plan.contraction, plan.size
+    batch_stride, k_stride, _ = c.b.strides
+    b, unit = _split(builder, index, plan.k_units)
+    k0 = times(builder, unit, K_ROWS)
+    depth = minimum(builder, builder.sub(i64(c.k), k0), i64(K_ROWS))
+    start = at(builder, source, times(builder, b, batch_stride * size), times(builder, k0, k_stride * size))
+    out = at(builder, scratch, times(builder, b, plan.b_bytes))
+    split = min(c.n, plan.wide_panels * plan.wide_width)
+    function = copy_panels(builder.module, plan.target, c.dtype)
+    for first, columns, width in ((0, split, plan.wide_width), (split, c.n - split, plan.lanes)):
+        if columns:
+            place = at(builder, out, i64(first * c.k * size), times(builder, k0, width * size))
+            begin = at(builder, start, i64(first * size))
+            widths = [i64(k_stride * size), i64(width), i64(width * c.k * size)]
+            builder.call(function, [place, begin, i64(columns), depth, *widths])
+
+
+def _emit_copy_a(builder: ir.IRBuilder, plan: Plan, source: ir.Value, scratch: ir.Value, index: ir.Value) -> None:
+    """Some columns of A (rows of its transpose) into all blocks of rows."""
+    c, size = plan.contraction, plan.size
+    batch_stride, _, k_stride = c.a.strides
+    b, unit = _split(builder, index, plan.k_units)
+    k0 = times(builder, unit, K_ROWS)
+    depth = minimum(builder, builder.sub(i64(c.k), k0), i64(K_ROWS))
+    start = at(builder, source, times(builder, b, batch_stride * size), times(builder, k0, k_stride * size))
+    offsets = (i64(plan.a_offset), times(builder, b, plan.a_bytes), times(builder, k0, plan.wide.rows * size))
+    function = copy_blocks(builder.module, plan.target, c.dtype, plan.wide.rows)
+    strides = [i64(k_stride * size), i64(0), i64(plan.a_block_bytes)]
+    builder.call(function, [at(builder, scratch, *offsets), start, i64(c.m), depth, *strides])
 
 
 def _split(builder: ir.IRBuilder, index: ir.Value, extent: int) -> tuple[ir.Value, ir.Value]:
@@ -213,7 +236,7 @@ class _Compute:
             panel_b = at(builder, b_address, i64(first * b_step))
             with counted_loop(builder, m0, m1, tile.rows) as m:
                 rows = builder.sub(m1, m)
-                a_address, a_row, a_step = self._a_rows(builder, b, chunk, m, m0, first)
+                a_address, a_row, a_step = self._a_rows(builder, tile, b, m, first)
                 place, c_row, whole = self._c_tile(builder, b, m, m0, n0, columns, width)
                 resume = ir.Constant(I1, int(first > 0))
                 strides = [i64(a_row), i64(a_step), i64(b_step), c_row]
@@ -242,15 +265,15 @@ class _Compute:
         address = at(builder, self.b, times(builder, b, batch_stride * size), times(builder, left, size))
         return left, address, k_stride * size
 
-    def _a_rows(self, builder, b, chunk, m, m0, first) -> tuple[ir.Value, int, int]:
+    def _a_rows(self, builder, tile, b, m, first) -> tuple[ir.Value, int, int]:
         """(address of A[m, first], bytes between rows, bytes between k)."""
         plan, c, size = self.plan, self.plan.contraction, self.plan.size
         batch_stride, m_stride, k_stride = c.a.strides
-        if plan.packs_a:
-            index = builder.add(times(builder, b, plan.chunks), chunk) if plan.a_batches > 1 else chunk
-            scratch = at(builder, builder.function.args[3], i64(plan.a_offset + first * plan.chunk_stride * size))
-            inside = times(builder, builder.sub(m, m0), size)
-            return at(builder, scratch, times(builder, index, plan.chunk_bytes), inside), size, plan.chunk_stride * size
+        if plan.packs_a and tile == plan.wide:
+            b_place = times(builder, b, plan.a_bytes) if plan.a_batches > 1 else i64(0)
+            block = times(builder, builder.udiv(m, i64(tile.rows)), plan.a_block_bytes)
+            offsets = (i64(plan.a_offset + first * tile.rows * size), b_place, block)
+            return at(builder, builder.function.args[3], *offsets), size, plan.wide.rows * size
         offsets = (times(builder, b, batch_stride * size), times(builder, m, m_stride * size), i64(first * k_stride * size))
         return at(builder, self.a, *offsets), m_stride * size, k_stride * size
 

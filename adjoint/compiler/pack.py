@@ -1,104 +1,138 @@
-"""Packing: one panel of an operand laid out as the microkernel reads it, dst[k][0 .. width), rows of `dst_step` bytes.
+"""Packing: an operand laid out as the microkernel reads it, so that a panel of B or a block of rows of A is one stream.
 
-Three emitted functions share one signature, void(dst, src, width, k, stride_w, stride_k, dst_step) with strides in bytes: "copy"
-where consecutive w lie together, "transpose" where consecutive k do (squares of lanes x lanes turned in registers), "gather" for any
-strides. Lanes past `width` hold anything: they end in lanes of C that nobody stores. May import: llvmlite, flow.py, target.py.
+B becomes panels [k][width], A blocks [k][rows]. Where the source runs along k, squares of lanes x lanes are turned in registers;
+where it runs across, whole rows of the source are copied, every panel of a row in turn, so each page is read once. Lanes past the
+last valid column hold anything: they end in lanes of C that nobody stores. May import: llvmlite, flow.py, target.py.
 Read next: matmul.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import llvmlite.ir as ir
 import numpy as np
 
 from adjoint.compiler.flow import (
-    I32,
-    I64,
-    PTR,
-    VOID,
-    at,
-    counted_loop,
-    element_type,
-    i64,
-    lanes_below,
-    masked_load,
-    minimum,
-    times,
+    I32, I64, PTR, VOID, at, counted_loop, element_type, i64, lanes_below, masked_load, minimum, times,
 )  # fmt: skip
 from adjoint.compiler.target import Target, mark
 
 
-def packer(module: ir.Module, target: Target, dtype: np.dtype, stride_w: int, stride_k: int, k: int) -> ir.Function:
-    """The function that packs panels whose source has these strides (in elements) and extent k."""
-    if stride_w == 1:
-        kind, emit = "copy", _emit_copy
-    elif stride_k == 1 and k >= target.lanes(dtype):
-        kind, emit = "transpose", _emit_transpose
-    else:
-        kind, emit = "gather", _emit_gather
-    name = f"pack_{kind}_{np.dtype(dtype).name}"
+def copy_panels(module: ir.Module, target: Target, dtype: np.dtype) -> ir.Function:
+    """void(dst, src, columns, k, src_row, width, panel): rows of consecutive columns into panels; src_row and panel in bytes."""
+    return _function(module, target, dtype, "copy_panels", _emit_copy_panels)
+
+
+def copy_blocks(module: ir.Module, target: Target, dtype: np.dtype, rows: int) -> ir.Function:
+    """void(dst, src, m, k, src_row, _, block): rows of consecutive m into blocks of `rows`; the last block may be partial."""
+    emit = lambda *arguments: _emit_copy_blocks(*arguments, rows)
+    return _function(module, target, dtype, f"copy_blocks_{rows}", emit)
+
+
+def turn_group(module: ir.Module, target: Target, dtype: np.dtype, stride_k: int, k: int) -> ir.Function:
+    """void(dst, src, width, k, src_w, src_k, dst_row): at most a vector's width of columns, whose source does not run across."""
+    if stride_k == 1 and k >= target.lanes(dtype):
+        return _function(module, target, dtype, "transpose_group", _emit_transpose)
+    return _function(module, target, dtype, "gather_group", _emit_gather)
+
+
+STREAMS = 8              # blocks of A written side by side: eight pages stay in the translation buffer
+
+_Emit = Callable[[ir.IRBuilder, ir.Function, int, np.dtype], None]
+
+
+def _function(module: ir.Module, target: Target, dtype: np.dtype, kind: str, emit: _Emit) -> ir.Function:
+    name = f"pack_{kind}_{dtype.name}"
     if name in module.globals:
         return module.globals[name]
-    signature = ir.FunctionType(VOID, [PTR, PTR, I64, I64, I64, I64, I64])
-    function = mark(ir.Function(module, signature, name), target)
+    function = mark(ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64, I64, I64, I64, I64]), name), target)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit(builder, function, target.lanes(dtype), np.dtype(dtype))
+    emit(builder, function, target.lanes(dtype), dtype)
     builder.ret_void()
     return function
 
 
-def _emit_copy(builder: ir.IRBuilder, function: ir.Function, lanes: int, dtype: np.dtype) -> None:
-    """Row by row of k: whole vectors, then one masked vector."""
-    dst, src, width, k, _, stride_k, dst_step = function.args
+def _emit_copy_panels(builder: ir.IRBuilder, function: ir.Function, lanes: int, dtype: np.dtype) -> None:
+    """Whole vectors, then one masked vector if the columns end inside it."""
+    dst, src, columns, k, src_row, width, panel = function.args
     size = dtype.itemsize
     vector = ir.VectorType(element_type(dtype), lanes)
-    whole = builder.and_(width, i64(-lanes))
-    mask = lanes_below(builder, builder.sub(width, whole), lanes)
+    whole = builder.and_(columns, i64(-lanes))
+    dst_row = times(builder, width, size)
     with counted_loop(builder, i64(0), k) as row:
-        source = at(builder, src, builder.mul(row, stride_k))
-        target_row = at(builder, dst, builder.mul(row, dst_step))
-        with counted_loop(builder, i64(0), whole, lanes) as w:
-            place = times(builder, w, size)
-            value = builder.load(at(builder, source, place), typ=vector, align=size)
-            builder.store(value, at(builder, target_row, place), align=size)
-        with builder.if_then(builder.icmp_signed("<", whole, width)):
-            place = times(builder, whole, size)
-            value = masked_load(builder, at(builder, source, place), mask, vector)
-            builder.store(value, at(builder, target_row, place), align=size)
+        source = at(builder, src, builder.mul(row, src_row))
+        target_row = at(builder, dst, builder.mul(row, dst_row))
+        with counted_loop(builder, i64(0), columns, width) as first:
+            out = at(builder, target_row, builder.mul(builder.sdiv(first, width), panel))
+            last = minimum(builder, builder.add(first, width), whole)
+            with counted_loop(builder, first, last, lanes) as w:
+                value = builder.load(at(builder, source, times(builder, w, size)), typ=vector, align=size)
+                place = at(builder, out, times(builder, builder.sub(w, first), size))
+                builder.store(value, place, align=size)
+            ends_here = builder.icmp_signed("<", builder.sub(columns, first), width)
+            with builder.if_then(builder.and_(ends_here, builder.icmp_signed("<", whole, columns))):
+                mask = lanes_below(builder, builder.sub(columns, whole), lanes)
+                value = masked_load(builder, at(builder, source, times(builder, whole, size)), mask, vector)
+                place = at(builder, out, times(builder, builder.sub(whole, first), size))
+                builder.store(value, place, align=size)
+
+
+def _emit_copy_blocks(
+    builder: ir.IRBuilder, function: ir.Function, _: int, dtype: np.dtype, rows: int
+) -> None:
+    """STREAMS blocks at a time, so lines are read once and few pages written; one short vector of exactly `rows` elements each."""
+    dst, src, m, k, src_row, _, block = function.args
+    size, element = dtype.itemsize, element_type(dtype)
+    vector = ir.VectorType(element, rows)
+    blocks = builder.sdiv(m, i64(rows))
+    with counted_loop(builder, i64(0), blocks, STREAMS) as first, counted_loop(builder, i64(0), k) as row:
+        source = at(builder, src, builder.mul(row, src_row))
+        out = at(builder, dst, times(builder, row, rows * size))
+        last = minimum(builder, builder.add(first, i64(STREAMS)), blocks)
+        with counted_loop(builder, first, last) as index:
+            value = builder.load(at(builder, source, times(builder, index, rows * size)), typ=vector, align=size)
+            builder.store(value, at(builder, out, builder.mul(index, block)), align=size)
+    first_left = times(builder, blocks, rows)
+    out = at(builder, dst, builder.mul(blocks, block))
+    with counted_loop(builder, first_left, m) as left:
+        source = at(builder, src, times(builder, left, size))
+        place = at(builder, out, times(builder, builder.sub(left, first_left), size))
+        with counted_loop(builder, i64(0), k) as row:
+            value = builder.load(at(builder, source, builder.mul(row, src_row)), typ=element, align=size)
+            builder.store(value, at(builder, place, times(builder, row, rows * size)), align=size)
 
 
 def _emit_transpose(builder: ir.IRBuilder, function: ir.Function, lanes: int, dtype: np.dtype) -> None:
     """Squares of lanes x lanes; the last rows are clamped, the last columns of k overlap (the same values are stored again)."""
-    dst, src, width, k, stride_w, _, dst_step = function.args
+    dst, src, width, k, src_w, _, dst_row = function.args
     size = dtype.itemsize
     vector = ir.VectorType(element_type(dtype), lanes)
     last = builder.sub(width, i64(1))
     last_k = builder.sub(k, i64(lanes))
-    with counted_loop(builder, i64(0), width, lanes) as w:
-        rows = [minimum(builder, builder.add(w, i64(i)), last) for i in range(lanes)]
-        sources = [at(builder, src, builder.mul(row, stride_w)) for row in rows]
-        column = at(builder, dst, times(builder, w, size))
-        with counted_loop(builder, i64(0), k, lanes) as step:
-            first = minimum(builder, step, last_k)
-            place = times(builder, first, size)
-            square = [builder.load(at(builder, source, place), typ=vector, align=size) for source in sources]
-            out = at(builder, column, builder.mul(first, dst_step))
-            for i, value in enumerate(_transposed(builder, square, 16 // size)):
-                builder.store(value, at(builder, out, builder.mul(dst_step, i64(i))), align=size)
+    rows = [minimum(builder, i64(i), last) for i in range(lanes)]
+    sources = [at(builder, src, builder.mul(row, src_w)) for row in rows]
+    with counted_loop(builder, i64(0), k, lanes) as step:
+        first = minimum(builder, step, last_k)
+        place = times(builder, first, size)
+        square = [builder.load(at(builder, source, place), typ=vector, align=size) for source in sources]
+        out = at(builder, dst, builder.mul(first, dst_row))
+        for i, value in enumerate(_transposed(builder, square, 16 // size)):
+            builder.store(value, at(builder, out, builder.mul(dst_row, i64(i))), align=size)
 
 
-def _emit_gather(builder: ir.IRBuilder, function: ir.Function, lanes: int, dtype: np.dtype) -> None:
+def _emit_gather(builder: ir.IRBuilder, function: ir.Function, _: int, dtype: np.dtype) -> None:
     """Element by element, for strides that no vector load follows (and for k shorter than a vector)."""
-    dst, src, width, k, stride_w, stride_k, dst_step = function.args
-    element = element_type(dtype)
+    dst, src, width, k, src_w, src_k, dst_row = function.args
+    size, element = dtype.itemsize, element_type(dtype)
     with counted_loop(builder, i64(0), k) as row:
-        source = at(builder, src, builder.mul(row, stride_k))
-        target_row = at(builder, dst, builder.mul(row, dst_step))
+        source = at(builder, src, builder.mul(row, src_k))
+        target_row = at(builder, dst, builder.mul(row, dst_row))
         with counted_loop(builder, i64(0), width) as w:
-            value = builder.load(at(builder, source, builder.mul(w, stride_w)), typ=element, align=dtype.itemsize)
-            builder.store(value, at(builder, target_row, times(builder, w, dtype.itemsize)), align=dtype.itemsize)
+            value = builder.load(at(builder, source, builder.mul(w, src_w)), typ=element, align=size)
+            builder.store(value, at(builder, target_row, times(builder, w, size)), align=size)
 
 
 # Two-operand shuffles of four blocks, those of the second operand being 4 .. 7: all are single instructions on x86 and on ARM.

@@ -13,6 +13,7 @@ from adjoint.compiler.microkernel import NARROW, ROW, Tile, wide_tile
 from adjoint.compiler.target import Target
 
 K_BLOCK = 1024           # above this many k a panel of B no longer stays in the second cache level beside a chunk of A
+K_ROWS = 32              # rows of the source that one parallel work item of packing copies
 CHUNK_ROWS = 96          # rows of A that reuse a panel of B before the next panel is read
 
 
@@ -51,7 +52,7 @@ class Plan:
 
     @property
     def chunks(self) -> int:
-        return -(-self.contraction.m // self.chunk_rows)
+        return ceil_divide(self.contraction.m, self.chunk_rows)
 
     @property
     def tiles(self) -> int:
@@ -60,7 +61,7 @@ class Plan:
 
     @property
     def k_blocks(self) -> int:
-        return max(1, -(-self.contraction.k // self.k_block))
+        return max(1, ceil_divide(self.contraction.k, self.k_block))
 
     @property
     def a_batches(self) -> int:
@@ -76,19 +77,25 @@ class Plan:
         return not self.packs_b and self.contraction.n % self.lanes != 0
 
     @property
-    def chunk_stride(self) -> int:
-        """Elements from one k to the next in a packed chunk of A: whole vectors, so that packing writes no further."""
-        return -(-self.chunk_rows // self.lanes) * self.lanes
+    def b_runs_across(self) -> bool:
+        """B is packed by copying rows of consecutive n, in units of K_ROWS; otherwise by groups of a vector's width of columns."""
+        return self.contraction.b.strides[2] == 1
 
     @property
-    def chunk_bytes(self) -> int:
-        return self.chunk_stride * self.contraction.k * self.size
+    def a_block_bytes(self) -> int:
+        """Bytes of one packed block of rows of A; one cache line more, or blocks written side by side would share a cache set."""
+        return ceil_divide(self.wide.rows * self.contraction.k * self.size, 64) * 64 + 64
+
+    @property
+    def a_bytes(self) -> int:
+        """Bytes of the packed blocks of one batch element of A."""
+        return ceil_divide(self.contraction.m, self.wide.rows) * self.a_block_bytes
 
     @property
     def b_bytes(self) -> int:
         """Bytes of the packed panels of one batch element of B."""
         columns = self.wide_panels * self.wide_width + self.narrow_panels * self.lanes
-        return -(-columns * self.contraction.k * self.size // 64) * 64
+        return ceil_divide(columns * self.contraction.k * self.size, 64) * 64
 
     @property
     def a_offset(self) -> int:
@@ -96,21 +103,36 @@ class Plan:
 
     @property
     def scratch_bytes(self) -> int:
-        return self.a_offset + (self.chunk_bytes * self.chunks * self.a_batches if self.packs_a else 0)
+        return self.a_offset + (self.a_bytes * self.a_batches if self.packs_a else 0)
 
     @property
     def packed_elements(self) -> int:
         return self.scratch_bytes // self.size
 
     @property
+    def k_units(self) -> int:
+        return ceil_divide(self.contraction.k, K_ROWS)
+
+    @property
+    def b_units(self) -> int:
+        """Parallel work items of packing one batch element of B."""
+        return self.k_units if self.b_runs_across else ceil_divide(self.contraction.n, self.lanes)
+
+    @property
     def pack_extent(self) -> int:
-        return self.panels * self.b_batches * self.packs_b + self.chunks * self.a_batches * self.packs_a
+        b_extent = self.b_units * self.b_batches if self.packs_b else 0
+        return b_extent + (self.k_units * self.a_batches if self.packs_a else 0)
 
     @property
     def tile_bytes(self) -> int:
         """The buffer on the stack for tiles that do not go straight to C; one vector more for an overlapped panel."""
         rows = self.chunk_rows if self.k_blocks > 1 else max(self.wide.rows, self.narrow.rows)
         return rows * max(self.wide_width, self.lanes) * self.size + self.target.vector_bytes
+
+
+def ceil_divide(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
 
 
 def plan_contraction(contraction: Contraction, target: Target) -> Plan:
@@ -133,15 +155,15 @@ def _cut(contraction: Contraction, target: Target) -> Plan:
     width = wide.vectors * lanes
     packs_b = _packs_b(c, lanes)
     wide_panels, rest = divmod(c.n, width)
-    narrow_panels = -(-rest // lanes)
+    narrow_panels = ceil_divide(rest, lanes)
     if packs_b and narrow_panels > wide.vectors // 2:
         wide_panels, narrow_panels = wide_panels + 1, 0
-    chunks = max(1, -(-c.m // CHUNK_ROWS))
+    chunks = max(1, ceil_divide(c.m, CHUNK_ROWS))
     chunks += chunks % 2 if chunks > 1 else 0
     rows = wide.rows if wide_panels else NARROW.rows
-    chunk_rows = max(1, -(-(-(-c.m // chunks)) // rows)) * rows
-    k_blocks = max(1, -(-c.k // K_BLOCK))
-    k_block = max(1, -(-c.k // k_blocks))
+    chunk_rows = max(1, ceil_divide(ceil_divide(c.m, chunks), rows)) * rows
+    k_blocks = max(1, ceil_divide(c.k, K_BLOCK))
+    k_block = max(1, ceil_divide(c.k, k_blocks))
     packs_a = c.a.strides[1] == 1 and c.a.strides[2] != 1 and c.k > 1 and c.m >= lanes and c.n >= 2 * width
     return Plan(c, target, wide, wide_panels, narrow_panels, packs_a, packs_b, _direct(c), chunk_rows, k_block)
 
@@ -167,8 +189,8 @@ def _direct(c: Contraction) -> Operand | None:
 def _cycles(plan: Plan) -> float:
     """A rough count for comparing orientations: packing, fma at two vectors a cycle, stores that scatter."""
     c, lanes = plan.contraction, plan.lanes
-    wide = -(-c.m // plan.wide.rows) * plan.wide.rows * plan.wide_panels * plan.wide.vectors
-    narrow = -(-c.m // NARROW.rows) * NARROW.rows * plan.narrow_panels
+    wide = ceil_divide(c.m, plan.wide.rows) * plan.wide.rows * plan.wide_panels * plan.wide.vectors
+    narrow = ceil_divide(c.m, NARROW.rows) * NARROW.rows * plan.narrow_panels
     cycles = c.k * (wide + narrow) / 2
     if plan.packs_b:
         _, k_stride, n_stride = c.b.strides
