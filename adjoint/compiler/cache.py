@@ -17,7 +17,6 @@ import time
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -33,6 +32,7 @@ _SUFFIX = ".obj"
 _SOURCES = ("compiler", "primitives", "core", "dtypes.py")     # what code is made from
 
 _EVICT_EVERY = 32                            # stores between two looks at the size of the folder
+_HAS_HANDLES = os.open in os.supports_dir_fd     # where folders have none (Windows), there is no cache
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)      # a FIFO in place of an entry must not stop the program
 
@@ -97,23 +97,34 @@ def fetch(name: str) -> bytes | None:
         return None
     finally:
         os.close(folder)
-    with os.fdopen(file, "rb") as stream:
-        return _read_entry(stream, name)
+    try:
+        return _read_entry(file, name)
+    finally:
+        os.close(file)
 
 
-def _read_entry(stream: BinaryIO, name: str) -> bytes | None:
-    information = os.fstat(stream.fileno())
-    reason = _distrust(information) or ("it is not a file" if not stat.S_ISREG(information.st_mode) else "")
+def _read_entry(file: int, name: str) -> bytes | None:
+    information = os.fstat(file)
+    reason = _distrust(information) or ("" if stat.S_ISREG(information.st_mode) else "it is not a file")
     if not reason:
-        data = stream.read()
+        data = _read(file)
         payload = data[_HEADER:]
         reason = _fault(data[:_HEADER], payload, name)
         if not reason:
             with contextlib.suppress(OSError):
-                os.utime(stream.fileno())       # the entry used last is evicted last
+                os.utime(file)      # the entry used last is evicted last
             return payload
     _warn(f"entry {name[:12]} is not used: {reason}")
     return None
+
+
+def _read(file: int) -> bytes:
+    """All of the file, or what could be read of it: the checksum decides."""
+    try:
+        with os.fdopen(file, "rb", closefd=False) as stream:
+            return stream.read()
+    except OSError:
+        return b""
 
 
 def _fault(header: bytes, payload: bytes, name: str) -> str:
@@ -159,7 +170,7 @@ def store(name: str, payload: bytes) -> bool:
 def _open_folder(*, create: bool) -> int | None:
     """A handle of the cache folder, checked, or None; everything else is done relative to this handle."""
     path = directory()
-    if path is None or os.open not in os.supports_dir_fd:
+    if path is None or not _HAS_HANDLES:
         return None
     try:
         if create:

@@ -116,7 +116,7 @@ lbefore:"""
 
 def endless(size: int) -> str:
     """Thread 0 polls in a loop while the others wait at the barrier; only then buffer 0 is written (the commit)."""
-    return _HEAD + pointer("w", 0) + f"""
+    return _HEAD + pointer("w", 0) + """
   %me = icmp eq i64 %thread, 0
   br i1 %me, label %work, label %meet
 work:

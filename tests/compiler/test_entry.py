@@ -1,4 +1,7 @@
-"""The way into a compiled function: what matches, what goes the slow path, what comes back, what leaks. Both entries, same tests."""
+"""The way into a compiled function:
+
+What matches, what goes the slow path, what comes back, what leaks. Both entries, same tests.
+"""
 
 import contextlib
 import ctypes
