@@ -1,7 +1,7 @@
 """Rewrites of the graph, each a named pass Graph -> Graph that leaves every value as it was: identities, cse, finite scale, dce.
 
-Invariant: passes match on rows' traits, kinds and lowering records, never on numbers they cannot prove. May import: L0-L3.
-Read next: fuse.py.
+Invariant: passes match on rows' traits and lowering records, never on names, and use only what they can prove. May import: L0-L3,
+views. Read next: fuse.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from ..core.graph import Atom, Graph, Literal, Node, Var, param_key
 from ..core.primitive import TABLE
 from ..primitives.kinds import Strided
+from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
 
@@ -59,20 +60,21 @@ def identities(graph: Graph) -> Graph:
 
 
 def _identity(node: Node, made: dict) -> Atom | None:
+    """The input that this node returns as it is, if it does: by its view rule, its traits `neutral` and `involution`, or its dtype."""
     if len(node.outs) != 1 or not node.inputs or node.effects:
         return None
-    name, x, out = node.primitive.name, node.inputs[0], node.outs[0].aval
-    unchanged = x.aval.shape == out.shape and x.aval.dtype == out.dtype and not isinstance(x, Literal)
-    if name in ("reshape", "broadcast", "convert") and unchanged:
-        return x
-    if name == "permute" and unchanged and node.params["axes"] == tuple(range(out.ndim)):
-        return x
-    if name in ("multiply", "divide", "scale") and unchanged and _is(node.inputs[1], 1):
-        return x
-    if name == "multiply" and _is(x, 1) and node.inputs[1].aval[:2] == out[:2] and not isinstance(node.inputs[1], Literal):
-        return node.inputs[1]
-    before = made.get(x)
-    if name == "negative" and before is not None and before.primitive is node.primitive:
+    row, out = node.primitive, node.outs[0].aval
+    unchanged = [isinstance(a, Var) and a.aval.shape == out.shape and a.aval.dtype == out.dtype for a in node.inputs]
+    if isinstance(row.lowering, Strided) and unchanged[0]:
+        plain = (0, out.shape, row_major(out.shape))
+        return node.inputs[0] if row.lowering.view(*plain, **node.params) == plain else None
+    if row.traits.get("converts") and unchanged[0]:
+        return node.inputs[0]
+    for k, number in enumerate(row.traits.get("neutral", ())):
+        if number is not None and _is(node.inputs[k], number) and unchanged[1 - k]:
+            return node.inputs[1 - k]
+    before = made.get(node.inputs[0])
+    if row.traits.get("involution") and before is not None and before.primitive is row:
         return before.inputs[0]
     return None
 
@@ -98,9 +100,9 @@ def share(graph: Graph) -> Graph:
 
 
 def plain_scale(graph: Graph) -> Graph:
-    """scale(t, p) is t * p where p is proven finite: a literal, a select between finite values, a row with trait `finite`."""
+    """A row with the trait `plain` (scale: t * p with 0 times infinity 0) becomes that row where its second argument is proven finite:
+    a literal, a selection among finite values, a row with the trait `finite`."""
     finite: set[Any] = set()
-    multiply = TABLE["multiply"]
 
     def proven(a: Atom) -> bool:
         return bool(np.all(np.isfinite(a.value))) if isinstance(a, Literal) else a in finite or a.aval.dtype.kind in "biu"
@@ -109,8 +111,8 @@ def plain_scale(graph: Graph) -> Graph:
         p = node.primitive
         if p.traits.get("finite") or (_keeps_finite(node) and all(map(proven, _numbers(node)))):
             finite.update(node.outs)
-        if p.name == "scale" and proven(node.inputs[1]):
-            return [Node(multiply, node.inputs, node.outs, {}, node.effects, node.where)]
+        if "plain" in p.traits and proven(node.inputs[1]):
+            return [Node(TABLE[p.traits["plain"]], node.inputs, node.outs, {}, node.effects, node.where)]
         return [node]
     return rebuild(graph, step)
 
@@ -122,7 +124,7 @@ def _numbers(node: Node) -> tuple[Atom, ...]:
 
 def _keeps_finite(node: Node) -> bool:
     """True if finite inputs give finite outputs: selections and views do, and conversions that do not narrow."""
-    if node.primitive.name == "convert":
+    if node.primitive.traits.get("converts"):
         return node.inputs[0].aval.dtype.kind != "f" or node.inputs[0].aval.dtype.itemsize <= node.outs[0].aval.dtype.itemsize
     return isinstance(node.primitive.lowering, Strided) or node.primitive.traits.get("selects", False)
 

@@ -50,7 +50,7 @@ def subtract(x, y):
     return x - y
 
 
-@elementwise(partials=(lambda z, x, y: y, lambda z, x, y: x), operator=True,
+@elementwise(partials=(lambda z, x, y: y, lambda z, x, y: x), operator=True, neutral=(1, 1),
              lower=lambda e, x, y: e.mul(x, y) if x.dtype.kind != "b" else e.and_(x, y))
 def multiply(x, y):
     """Product: z = x y, dz/dx = y, dz/dy = x: a switcher of gradients."""
@@ -58,13 +58,14 @@ def multiply(x, y):
 
 
 @elementwise(partials=(lambda z, x, y: divide(1.0, y), lambda z, x, y: negative(divide(z, y))), lower=lambda e, x, y: e.div(x, y),
-             domain=((-2.0, 2.0), (0.5, 2.0)), floating=True, operator=True)
+             domain=((-2.0, 2.0), (0.5, 2.0)), floating=True, neutral=(None, 1), operator=True)
 def divide(x, y):
     """Quotient: z = x / y, dz/dx = 1/y, dz/dy = -z/y."""
     return number(np.true_divide, x, y)
 
 
-@elementwise(partials=(along(lambda t, y, x: negative(t)),), lower=lambda e, x: e.neg(x), operator=True, accepts="iuf", selects=True)
+@elementwise(partials=(along(lambda t, y, x: negative(t)),), lower=lambda e, x: e.neg(x), operator=True, accepts="iuf", selects=True,
+             involution=True)
 def negative(x):
     """Negation: y = -x."""
     return -x
@@ -91,7 +92,8 @@ def _scale_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple) -> list:
 @general(shape=lambda t, p: Aval(broadcast_shape("scale", (t, p)), np.result_type(t.dtype, p.dtype) if not p.weak else t.dtype),
          jvp=_scale_jvp, vjp=_scale_vjp, batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
          lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))),
-         samples=lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), prepare=promote_args, bound=0.5)
+         samples=lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), prepare=promote_args, bound=0.5,
+         plain="multiply", neutral=(None, 1))
 def scale(t, p):
     """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`).
 
@@ -122,7 +124,7 @@ def _convert_samples(rng: np.random.Generator) -> list:
 
 @general(shape=lambda x, *, dtype: Aval(x.shape, dtype), jvp=_convert_jvp, vjp=_convert_vjp,
          batch=lambda args, axes, *, dtype: (bind(convert, args[0], dtype=dtype), axes[0]),
-         lowering=Scalar(lambda e, x, *, dtype: e.convert(x, dtype)), bound=0.5, samples=_convert_samples)
+         lowering=Scalar(lambda e, x, *, dtype: e.convert(x, dtype)), bound=0.5, samples=_convert_samples, converts=True)
 def convert(x, *, dtype):
     """The same numbers in another dtype; float to integer truncates towards zero and saturates."""
     x = np.asarray(x)
