@@ -1,0 +1,72 @@
+"""Initial values of weights: variances that keep signals and gradients alive through depth.
+
+Invariant: every function draws from the numpy Generator it is given, and from nothing else. Weights have shape (out, in).
+May import: L0. Read next: layers.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import ShapeError, explain
+
+Shape = tuple[int, ...]
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """(fan in, fan out) of a weight of shape (out, in, *window)."""
+    if len(shape) < 2:
+        raise ShapeError(explain(f"an initial value with fans needs at least two axes (out, in), found shape {shape}.",
+                                 remedy="Use normal or constant for vectors."))
+    window = math.prod(shape[2:])
+    return shape[1] * window, shape[0] * window
+
+
+def _uniform(shape: Shape, rng: np.random.Generator, bound: float, dtype: Any) -> np.ndarray:
+    return rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+def normal(shape: Shape, rng: np.random.Generator, *, std: float = 0.01, dtype: Any = np.float32) -> np.ndarray:
+    """Independent N(0, std^2): deviation `std`."""
+    return (std * rng.standard_normal(shape)).astype(dtype)
+
+
+def constant(shape: Shape, rng: np.random.Generator | None = None, *, value: float = 0.0, dtype: Any = np.float32) -> np.ndarray:
+    """One value everywhere. Degenerate for weights: equal units receive equal gradients and stay equal for ever."""
+    return np.full(shape, value, dtype)
+
+
+def xavier_uniform(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0, dtype: Any = np.float32) -> np.ndarray:
+    """U(-a, a) with a = gain sqrt(6 / (fan in + fan out)): the variance of outputs and of gradients stays about that of inputs.
+
+    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, AISTATS 2010, eq. 16.
+    """
+    fan_in, fan_out = fans(shape)
+    return _uniform(shape, rng, gain * math.sqrt(6.0 / (fan_in + fan_out)), dtype)
+
+
+def xavier_normal(shape: Shape, rng: np.random.Generator, *, gain: float = 1.0, dtype: Any = np.float32) -> np.ndarray:
+    """N(0, gain^2 2 / (fan in + fan out)). Source: as xavier_uniform, eq. 12."""
+    fan_in, fan_out = fans(shape)
+    return normal(shape, rng, std=gain * math.sqrt(2.0 / (fan_in + fan_out)), dtype=dtype)
+
+
+def he_normal(shape: Shape, rng: np.random.Generator, *, gain: float = math.sqrt(2.0), dtype: Any = np.float32) -> np.ndarray:
+    """N(0, gain^2 / fan in), gain sqrt 2 for ReLU, which halves the variance; gain 1 for tanh (LeCun).
+
+    Source: He, Zhang, Ren and Sun, Delving deep into rectifiers, ICCV 2015, arXiv 1502.01852, eq. 10.
+    """
+    return normal(shape, rng, std=gain / math.sqrt(fans(shape)[0]), dtype=dtype)
+
+
+def he_uniform(shape: Shape, rng: np.random.Generator, *, gain: float = math.sqrt(2.0), dtype: Any = np.float32) -> np.ndarray:
+    """U(-a, a) with a = gain sqrt(3 / fan in): the same variance as he_normal."""
+    return _uniform(shape, rng, gain * math.sqrt(3.0 / fans(shape)[0]), dtype)
+
+
+def torch_linear(shape: Shape, rng: np.random.Generator, *, dtype: Any = np.float32) -> np.ndarray:
+    """U(-a, a) with a = 1 / sqrt(fan in): what torch.nn.Linear starts from (kaiming_uniform with a = sqrt 5)."""
+    return he_uniform(shape, rng, gain=math.sqrt(1.0 / 3.0), dtype=dtype)

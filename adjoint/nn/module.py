@@ -1,0 +1,112 @@
+"""Modules: a model is a frozen tree of arrays, numbers, functions and other modules; and its parameters by PyTorch's names.
+
+Invariant: only arrays are leaves; every other field is part of the structure unless declared `leaf()`. No registry, no metaclass.
+May import: L0. Read next: layers.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..errors import ShapeError, TreeError, explain
+from ..tree import flatten, is_array, unflatten
+
+
+class Module:
+    """Base of all layers and models. A subclass states its fields and defines __call__; it becomes a frozen dataclass.
+
+    Example:
+        >>> class Affine(Module):
+        ...     weight: np.ndarray
+        ...     bias: np.ndarray
+        ...     def __call__(self, x):
+        ...         return self.weight * x + self.bias
+        >>> Affine(np.float64(2.0), np.float64(1.0))(3.0)
+        np.float64(7.0)
+    """
+
+    __adjoint_module__ = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
+
+    def _place(self, **fields: Any) -> None:
+        """Set the fields of a module that writes its own __init__ (afterwards they are frozen)."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{f.name}={_brief(getattr(self, f.name))}" for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({inside})"
+
+
+def inline() -> Any:
+    """Declare a field whose name does not appear in parameter names: Sequential's layers are 0, 1, 2, as in PyTorch."""
+    return dataclasses.field(metadata={"inline": True})
+
+
+def _brief(value: Any) -> str:
+    if is_array(value):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_brief, value)) + ")"
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def parameter_names(model: Any) -> list[str]:
+    """The name of every leaf, in the order of `flatten`: `0.weight`, `0.bias`."""
+    names: list[str] = []
+    _name(model, "", names)
+    return names
+
+
+def _name(tree: Any, prefix: str, names: list[str]) -> None:
+    if is_array(tree):
+        names.append(prefix)
+        return
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        parts = [("" if f.metadata.get("inline") else f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree)]
+    elif isinstance(tree, dict):
+        parts = [(str(k), tree[k]) for k in sorted(tree)]
+    elif isinstance(tree, (list, tuple)):
+        parts = [(str(i), x) for i, x in enumerate(tree)]
+    else:
+        before = len(flatten(tree)[0])          # a number declared leaf(), or nothing
+        names.extend([prefix] * before)
+        return
+    for name, part in parts:
+        _name(part, ".".join(filter(None, (prefix, name))), names)
+
+
+def named_parameters(model: Any) -> dict[str, np.ndarray]:
+    """The arrays of a model by name, with PyTorch's keys; the arrays themselves, not copies.
+
+    >>> from adjoint.nn import Linear, Sequential
+    >>> list(named_parameters(Sequential(Linear(2, 3, rng=np.random.default_rng(0)), np.tanh)))
+    ['0.weight', '0.bias']
+    """
+    return dict(zip(parameter_names(model), flatten(model)[0], strict=True))
+
+
+def load_parameters(model: Any, parameters: dict[str, Any]) -> Any:
+    """The same model with these arrays (copied), which must fit by name and shape; each keeps the dtype the model has.
+
+    Raises: TreeError naming missing and unexpected names; ShapeError naming the first array that does not fit.
+    """
+    own = named_parameters(model)
+    missing, unexpected = [n for n in own if n not in parameters], [n for n in parameters if n not in own]
+    if missing or unexpected:
+        parts = [f"{kind}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+                 for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        raise TreeError(explain(f"load_parameters: the names differ from the model's; {'; '.join(parts)}.",
+                                remedy="Build the model that the parameters were saved from, or rename the keys."))
+    for name, array in own.items():
+        if np.shape(parameters[name]) != array.shape:
+            raise ShapeError(explain(f"load_parameters: {name} is {np.shape(parameters[name])}, the model has {array.shape}.",
+                                     remedy="Build the model with the sizes that the parameters were saved with."))
+    structure = flatten(model)[1]
+    return unflatten(structure, [np.array(parameters[name], dtype=array.dtype) for name, array in own.items()])
