@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DivisionError, explain
-from .arithmetic import multiply, negative, number, where
+from .arithmetic import divide, multiply, negative, number, where
 from .comparison import equal, greater, less
 from .kinds import along, elementwise, stepwise
 

@@ -198,13 +198,21 @@ def _concatenate_batch(row: Any, args: tuple, axes: tuple, *, axis: int) -> tupl
     return bind(row, *batch_together(args, axes)[0], axis=axis + 1), 0
 
 
+def _lower_concatenate(e: Any, inputs: tuple, outputs: tuple, *, axis: int) -> None:
+    start, (y,) = 0, outputs
+    for x in inputs:
+        bounds = tuple((start, start + n, 1) if a == axis else (0, n, 1) for a, n in enumerate(x.shape))
+        e.copy(x, y.sliced(bounds))
+        start += x.shape[axis]
+
+
 def _concatenate_samples(rng: np.random.Generator) -> list:
     cases = [(((2, 3), (2, 1), (2, 2)), 1), (((2, 3),), 0), (((1,), (0,), (3,)), 0), (((2, 0), (3, 0)), 0)]
     return [(tuple(rng.standard_normal(s) for s in shapes), {"axis": axis}) for shapes, axis in cases]
 
 
-@linear(shape=_concatenate_shape, transposes=_concatenate_transpose, batch=_concatenate_batch, lowering=None, prepare=promote_args,
-        samples=_concatenate_samples, selects=True)
+@linear(shape=_concatenate_shape, transposes=_concatenate_transpose, batch=_concatenate_batch,
+        lowering=General(_lower_concatenate), prepare=promote_args, samples=_concatenate_samples, selects=True)
 def concatenate(*xs, axis):
     """Arrays joined along an existing axis (not negative); its transpose cuts the cotangent into the same pieces."""
     return np.concatenate(xs, axis=axis)
