@@ -1,0 +1,334 @@
+"""A Program becomes object code: a function for every step, and `program`, which runs them on any number of threads.
+
+Vector code is written as vectors, so no optimization pass has to find it: text, parser, code generator. Steps are split over
+threads at fixed multiples, with a barrier between them; splits, lanes and unrolling never change a bit.
+May import: errors, irtext, lanes, loops, matmul, nests, target, control. Read next: jit.py, compile.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import llvmlite.binding as binding
+import llvmlite.ir as ir
+
+from ..errors import CompileError
+from . import control as at
+from .irtext import Inserted, ModuleText, Writer
+from .lanes import Cell, Frame, Lanes, overlap
+from .loops import Check, Contraction, Fold, Kernel, Loop, Program, Statement, Store
+from .matmul import lower_contraction, scratch_bytes
+from .nests import Nest, walk
+from .target import Target
+
+PARALLEL_COST = 60_000       # scalar operations below which a second thread costs more than it saves
+POLL_COST = 4_000_000        # scalar operations between two looks at the cancel flag, about a millisecond
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function over [0, extent), to be cut at multiples of `grain`."""
+
+    function: str
+    extent: int
+    grain: int
+    cost: float
+    checks: bool = False
+    takes_scratch: bool = False
+
+    @property
+    def parallel(self) -> bool:
+        return self.cost >= PARALLEL_COST and self.extent > self.grain
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Object code exporting `program`; the symbols it needs; bytes of the scratch block that the last table entry points to."""
+
+    image: bytes
+    symbols: tuple[str, ...]
+    scratch_bytes: int
+    steps: tuple[Step, ...]
+    threads: int
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+def emit_object(program: Program, target: Target) -> Compiled:
+    """Machine code of a Program. Raises: CompileError where LLVM refuses it."""
+    stats: dict[str, float] = {}
+    start = time.perf_counter()
+    text, products, steps, scratch = emit_text(program, target)
+    stats["instructions"] = text.count("\n")
+    start = _lap(stats, "emit_ms", start)
+    module = _parse(text)
+    if products is not None:
+        stats["instructions"] += products.count("\n")
+        module.link_in(_parse(products))
+    start = _lap(stats, "parse_ms", start)
+    image = target.machine().emit_object(module)
+    _lap(stats, "codegen_ms", start)
+    stats["kernels"] = len(steps)
+    stats["bytes"] = len(image)
+    symbols = tuple(function.name for function in module.functions
+                    if function.is_declaration and not function.name.startswith("llvm."))
+    threads = 64 if any(step.parallel for step in steps) else 1
+    return Compiled(image, symbols, scratch, tuple(steps), threads, stats)
+
+
+def _lap(stats: dict[str, float], name: str, start: float) -> float:
+    now = time.perf_counter()
+    stats[name] = round(1e3 * (now - start), 3)
+    return now
+
+
+def _parse(text: str) -> binding.ModuleRef:
+    try:
+        module = binding.parse_assembly(text)
+        module.verify()
+    except RuntimeError as error:
+        raise CompileError(f"LLVM refused the code of a program: {str(error)[:500]}") from None
+    return module
+
+
+def emit_text(program: Program, target: Target) -> tuple[str, str | None, list[Step], int]:
+    """(LLVM text of the kernels and of `program`, text of the matrix products or None, the steps, scratch bytes)."""
+    text = ModuleText(target.attributes())
+    facts = AliasFacts(program)
+    products = ir.Module(name="products")
+    steps: list[Step] = []
+    commit, scratch, has_products = 0, 0, False
+    for number, step in enumerate(program.steps):
+        if number == program.commit:
+            commit = len(steps)
+        if isinstance(step, Contraction):
+            has_products = True
+            scratch = max(scratch, scratch_bytes(step, target))
+            steps += _emit_contraction(text, products, program, step, target)
+        else:
+            steps.append(_emit_kernel(text, program, step, number, target, facts))
+    if program.commit >= len(program.steps):
+        commit = len(steps)
+    ProgramWriter(text, program, steps, commit).write()
+    head = f'target triple = "{target.triple}"\n'
+    return head + str(text) + facts.lines(), (str(products) if has_products else None), steps, scratch
+
+
+class AliasFacts:
+    """Which loads no store of a kernel can touch, as LLVM's alias scopes: one scope per buffer."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._lists: dict[tuple[int, ...], int] = {}
+
+    def _list(self, scopes: tuple[int, ...]) -> str:
+        number = self._lists.setdefault(scopes, len(self._lists) + len(self.program.buffers) + 1)
+        return f"!{number}"
+
+    def of(self, body: Sequence[Statement]) -> dict[int, tuple[str, str]]:
+        """For each buffer the metadata of its loads and of its stores."""
+        buffers = self.program.buffers
+        stored = sorted({each.buffer for each in walk(body) if isinstance(each, Store)})
+        found = {}
+        for buffer in range(len(buffers)):
+            apart = tuple(other + 1 for other in stored if not overlap(buffers, buffer, other))
+            loads = f", !noalias {self._list(apart)}" if apart else ""
+            found[buffer] = (loads, f", !alias.scope {self._list((buffer + 1,))}{loads}")
+        return found
+
+    def lines(self) -> str:
+        scopes = [f"!{number} = distinct !{{!{number}, !0}}" for number in range(1, len(self.program.buffers) + 1)]
+        lists = [f"!{number} = !{{{', '.join(f'!{each}' for each in scopes_)}}}" for scopes_, number in self._lists.items()]
+        return "\n".join(["!0 = distinct !{!0}", *scopes, *lists, ""])
+
+
+def _emit_kernel(
+        text: ModuleText, program: Program, kernel: Kernel, number: int, target: Target, facts: AliasFacts) -> Step:
+    name = f"kernel_{number}"
+    out = Writer(text, name, "void", "ptr %buffers, i64 %begin, i64 %end, ptr %control")
+    frame = Frame(out, text, program.buffers, "%buffers", "%control", facts.of(kernel.body))
+    grain = Nest(frame, target).kernel(kernel.var, kernel.extent, kernel.body, "%begin", "%end")
+    out.do("ret void")
+    out.finish()
+    checks = any(isinstance(each, Check) for each in walk(kernel.body))
+    return Step(name, kernel.extent, grain, kernel.cost or kernel.extent * operations(kernel.body), checks)
+
+
+def operations(body: Sequence[Statement]) -> float:
+    """Scalar operations of one pass through a body."""
+    return sum(max(each.extent, 1) * operations(each.body) if isinstance(each, Loop | Fold) else 1.0 for each in body)
+
+
+def _emit_contraction(
+        text: ModuleText, products: ir.Module, program: Program, step: Contraction, target: Target) -> list[Step]:
+    def poll(builder: ir.IRBuilder, control: ir.Value) -> ir.Value:
+        return builder.call(_external(builder.module, "adjoint_poll", ir.IntType(1), [ir.PointerType()]), [control])
+
+    def epilogue(builder, contraction, buffers, accumulator, b, m, n, mask) -> None:
+        emit_epilogue(builder, text, program, contraction, buffers, accumulator, (b, m, n), mask)
+
+    found = []
+    for part in lower_contraction(products, step, epilogue, target, poll):
+        part.function.linkage = ""
+        text.declare(part.function.name, "void", "ptr, i64, i64, ptr, ptr")
+        found.append(Step(part.function.name, part.extent, 1, part.cost, takes_scratch=True))
+    return found
+
+
+def _external(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+def emit_epilogue(builder: ir.IRBuilder, text: ModuleText, program: Program, contraction: Contraction,
+                  buffers: ir.Value, accumulator: ir.Value, place: tuple[ir.Value, ...], mask: ir.Value | None) -> None:
+    """The epilogue for one vector of the product, into the block that `builder` is writing; lanes run along the columns."""
+    declares = ModuleText()
+    lanes = Lanes(Frame(Inserted(builder, declares), declares, program.buffers, buffers.get_reference()))
+    for var, value in zip(contraction.variables, place, strict=True):
+        lanes.vars[var] = Cell(value.get_reference())
+    count = accumulator.type.count
+    with lanes.along(contraction.variables[2], count):
+        lanes.mask = None if mask is None else mask.get_reference()
+        lanes.values[contraction.accumulator] = Cell(accumulator.get_reference(), count)
+        for statement in contraction.epilogue:
+            lanes.statement(statement)
+    for name, line in declares.declares.items():
+        if name not in builder.module.globals:
+            builder.module.add_global(_Declared(builder.module, name, line))
+
+
+class _Declared(ir.GlobalValue):
+    """A declaration that is already text."""
+
+    def __init__(self, module: ir.Module, name: str, line: str) -> None:
+        super().__init__(module, ir.PointerType(), name=name)
+        self.parent, self._line = module, line
+
+    def descr(self, buf: list[str]) -> None:
+        buf.append(self._line + "\n")
+
+
+class ProgramWriter:
+    """`i64 program(ptr buffers, i64 thread, i64 threads, ptr control)`: the steps in order, for one of the threads."""
+
+    def __init__(self, text: ModuleText, program: Program, steps: list[Step], commit: int) -> None:
+        self.program, self.steps, self.commit = program, steps, commit
+        self.out = Writer(text, "program", "i64", "ptr %buffers, i64 %thread, i64 %threads, ptr %control", linkage="")
+        self.barrier = text.declare("adjoint_barrier", "i64", "ptr, i64")
+        self.poll = text.declare("adjoint_poll", "i1", "ptr")
+
+    def write(self) -> None:
+        out = self.out
+        many = out.op("icmp sgt i64 %threads, 1")
+        first = out.op("icmp eq i64 %thread, 0")
+        scratch = "null"
+        if any(step.takes_scratch for step in self.steps):
+            place = out.op(f"getelementptr i8, ptr %buffers, i64 {8 * len(self.program.buffers)}")
+            scratch = out.op(f"load ptr, ptr {place}, align 8")
+        for number, step in enumerate(self.steps):
+            if number:
+                self._between(number, many)
+            if number == self.commit:
+                self._commit(number, first)
+            self._run(step, number, first, scratch)
+        if self.commit == len(self.steps) and self.steps:
+            self._between(len(self.steps), many)
+        out.do("ret i64 0")
+        out.finish()
+
+    def _between(self, number: int, many: str) -> None:
+        """What separates step number - 1 from the next: a barrier, and a way out."""
+        before, out = self.steps[number - 1], self.out
+        last = number == len(self.steps)
+        late = number > self.commit
+        wait = before.parallel or (not last and self.steps[number].parallel)
+        look = not late and (before.checks or before.cost >= POLL_COST or number == self.commit)
+        if not (wait or look):
+            return
+        together, alone, after = out.fresh("together"), out.fresh("alone"), out.fresh("after")
+        out.branch(many, together, alone)
+        out.enter(together)
+        answer = out.op(f"call i64 {self.barrier}(ptr %control, i64 %threads)")
+        out.jump(after)
+        out.enter(alone)
+        state = self._state_alone(before) if look else "0"
+        came = out.label
+        out.jump(after)
+        out.enter(after)
+        answer = out.op(f"phi i64 [ {answer}, %{together} ], [ {state}, %{came} ]")
+        if late:
+            return
+        leave, go = out.fresh("leave"), out.fresh("go")
+        out.branch(out.op(f"icmp ne i64 {answer}, 0"), leave, go)
+        out.later(leave, [f"ret i64 {answer}"])
+        out.enter(go)
+
+    def _state_alone(self, before: Step) -> str:
+        """-1 if a single thread was cancelled, else the status."""
+        out = self.out
+        state = out.op("load i64, ptr %control, align 8")
+        if before.cost < POLL_COST:
+            return state
+        cancelled = out.op(f"call i1 {self.poll}(ptr %control)")
+        return out.op(f"select i1 {cancelled}, i64 {at.CANCELLED}, i64 {state}")
+
+    def _commit(self, number: int, first: str) -> None:
+        """From here nothing may fail: the owner looks for no signal any more."""
+        out = self.out
+        owner, go = out.fresh("owner"), out.fresh("go")
+        out.branch(first, owner, go)
+        out.enter(owner)
+        place = out.op(f"getelementptr i8, ptr %control, i64 {at.DEADLINE}")
+        out.do(f"store i64 {at.UNTIL_NEVER}, ptr {place}, align 8")
+        out.jump(go)
+        out.enter(go)
+
+    def _run(self, step: Step, number: int, first: str, scratch: str) -> None:
+        out = self.out
+        if step.parallel:
+            begin, end = (self._cut(step, text) for text in ("%thread", out.op("add i64 %thread, 1")))
+            self._call(step, begin, end, scratch, number)
+            return
+        run, after = out.fresh("run"), out.fresh("after")
+        out.branch(first, run, after)
+        out.enter(run)
+        self._call(step, "0", str(step.extent), scratch, number)
+        out.jump(after)
+        out.enter(after)
+
+    def _cut(self, step: Step, thread: str) -> str:
+        """Where the part of a thread begins: thread * units / threads units, at most the extent."""
+        out = self.out
+        units = -(-step.extent // step.grain)
+        share = out.op(f"udiv i64 {out.op(f'mul i64 {thread}, {units}')}, %threads")
+        if step.grain == 1:
+            return share
+        place = out.op(f"mul i64 {share}, {step.grain}")
+        return out.op(f"select i1 {out.op(f'icmp slt i64 {place}, {step.extent}')}, i64 {place}, i64 {step.extent}")
+
+    def _call(self, step: Step, begin: str, end: str, scratch: str, number: int) -> None:
+        """The step over [begin, end); a long one in pieces, with a look at the cancel flag before each."""
+        out = self.out
+        middle = f"ptr {scratch}, " if step.takes_scratch else ""
+        if step.takes_scratch or step.cost < POLL_COST or number >= self.commit or step.extent <= step.grain:
+            out.do(f"call void @{step.function}(ptr %buffers, i64 {begin}, i64 {end}, {middle}ptr %control)")
+            return
+        pieces = min(-(-step.extent // step.grain), int(step.cost / POLL_COST) + 1)
+        size = -(-step.extent // (pieces * step.grain)) * step.grain
+        entry, head, body, after = out.label, out.fresh("look"), out.fresh("piece"), out.fresh("after")
+        out.jump(head)
+        out.enter(head)
+        start = out.phi("i64", begin, entry)
+        inside = out.op(f"icmp slt i64 {start.name}, {end}")
+        go = out.fresh("go")
+        out.branch(inside, go, after)
+        out.enter(go)
+        out.branch(out.op(f"call i1 {self.poll}(ptr %control)"), after, body)
+        out.enter(body)
+        following = out.op(f"add i64 {start.name}, {size}")
+        stop = out.op(f"select i1 {out.op(f'icmp slt i64 {following}, {end}')}, i64 {following}, i64 {end}")
+        out.do(f"call void @{step.function}(ptr %buffers, i64 {start.name}, i64 {stop}, ptr %control)")
+        out.close(start, following)
+        out.jump(head)
+        out.enter(after)
