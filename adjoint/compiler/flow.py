@@ -96,3 +96,9 @@ def fused_multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Va
 def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
     """The declaration of an external function or intrinsic, made on first use."""
     return module.globals.get(name) or ir.Function(module, kind, name)
+
+
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Ask for the line at `address`, which may be any address, in the second cache level."""
+    function = declared(builder.module, "llvm.prefetch.p0", ir.FunctionType(VOID, [PTR, I32, I32, I32]))
+    builder.call(function, [address, *(ir.Constant(I32, value) for value in (0, 2, 1))])

@@ -28,7 +28,7 @@ from adjoint.compiler.flow import (
     times,
 )  # fmt: skip
 from adjoint.compiler.loops import Contraction, Operand
-from adjoint.compiler.microkernel import Tile, microkernel
+from adjoint.compiler.microkernel import ASK, GROUP, Tile, microkernel
 from adjoint.compiler.pack import copy_blocks, copy_panels, turn_group
 from adjoint.compiler.plan import K_ROWS, Plan, plan_contraction
 from adjoint.compiler.target import Target, mark
@@ -240,9 +240,23 @@ class _Compute:
                 place, c_row, whole = self._c_tile(builder, b, m, m0, n0, columns, width)
                 resume = ir.Constant(I1, int(first > 0))
                 strides = [i64(a_row), i64(a_step), i64(b_step), c_row]
-                builder.call(kernel, [a_address, panel_b, place, depth, *strides, rows, resume])
+                ahead = self._ahead(builder, b, m, m0, panel, b_address, tile)
+                builder.call(kernel, [a_address, panel_b, place, depth, *strides, rows, resume, *ahead])
                 if last and whole is not True:
                     self._call_finish(builder, whole, [b, m, minimum(builder, rows, i64(tile.rows)), n0, columns], place, shift, c_row)
+
+    def _ahead(self, builder, b, m, m0, panel, panel_b, tile) -> list[ir.Value]:  # noqa: ANN001
+        """What the microkernel fetches meanwhile, and its step: the panel that this thread reads next, in as many pieces as calls."""
+        plan, c = self.plan, self.plan.contraction
+        if not plan.packs_b:
+            return [panel_b, i64(0)]
+        following = at(builder, panel_b, i64(tile.vectors * self.plan.lanes * c.k * plan.size))
+        last = builder.icmp_signed("==", panel, i64(plan.panels - 1))
+        following = builder.select(last, self._b_place(builder, b), following)
+        call = builder.udiv(builder.sub(m, m0), i64(tile.rows))
+        covered = 64 * ASK * max(1, c.k // GROUP)
+        pieces = max(1, plan.wide_width * c.k * plan.size // covered)
+        return [at(builder, following, times(builder, minimum(builder, call, i64(pieces - 1)), covered)), i64(64 * ASK)]
 
     def _call_finish(self, builder, whole, where, place, shift, c_row) -> None:
         buffers = builder.function.args[0]
@@ -258,12 +272,15 @@ class _Compute:
         plan, c, size = self.plan, self.plan.contraction, self.plan.size
         batch_stride, k_stride, _ = c.b.strides
         if plan.packs_b:
-            b_place = times(builder, b, plan.b_bytes) if plan.b_batches > 1 else i64(0)
-            scratch = builder.function.args[3]
-            return n0, at(builder, scratch, b_place, times(builder, n0, c.k * size)), width * size
+            return n0, at(builder, self._b_place(builder, b), times(builder, n0, c.k * size)), width * size
         left = minimum(builder, n0, i64(c.n - width)) if plan.overlaps else n0
         address = at(builder, self.b, times(builder, b, batch_stride * size), times(builder, left, size))
         return left, address, k_stride * size
+
+    def _b_place(self, builder: ir.IRBuilder, b: ir.Value) -> ir.Value:
+        """Where the packed panels of batch element b begin."""
+        place = times(builder, b, self.plan.b_bytes) if self.plan.b_batches > 1 else i64(0)
+        return at(builder, builder.function.args[3], place)
 
     def _a_rows(self, builder, tile, b, m, first) -> tuple[ir.Value, int, int]:
         """(address of A[m, first], bytes between rows, bytes between k)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import llvmlite.ir as ir
 import numpy as np
 
-from adjoint.compiler.flow import I1, I64, PTR, VOID, at, element_type, fused_multiply_add, i64, minimum, splat
+from adjoint.compiler.flow import I1, I64, PTR, VOID, at, element_type, fused_multiply_add, i64, minimum, prefetch, splat
 from adjoint.compiler.target import Target, mark
 
 
@@ -30,6 +30,9 @@ def wide_tile(target: Target) -> Tile:
     return Tile(6, 4) if target.vector_registers >= 32 else Tile(6, 2)
 
 
+GROUP = 4        # steps of k between two requests for memory ahead
+ASK = 2          # lines of one request
+
 NARROW = Tile(8, 1)
 ROW = Tile(1, 8)
 
@@ -42,7 +45,7 @@ def microkernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile) 
     name = f"microkernel_{np.dtype(dtype).name}_{tile.rows}x{tile.vectors}"
     if name in module.globals:
         return module.globals[name]
-    kind = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, I64, I64, I64, I1])
+    kind = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, I64, I64, I64, I1, PTR, I64])
     function = mark(ir.Function(module, kind, name), target)
     function.linkage = "internal"
     function.attributes.add("noinline")
@@ -62,10 +65,9 @@ class _Emission:
         self.places = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
 
     def emit(self) -> None:
-        a, b, c, k, a_row, a_step, b_step, c_row, rows, resume = self.function.args
-        entry, again, ready, loop, finish = (
-            self.function.append_basic_block(n) for n in ("entry", "resume", "ready", "loop", "finish")
-        )
+        a, b, c, k, a_row, _, _, c_row, rows, resume, ahead, _ = self.function.args
+        names = ("entry", "resume", "ready", "group", "loop", "next", "finish")
+        entry, again, ready, group, loop, following, finish = (self.function.append_basic_block(n) for n in names)
         builder = ir.IRBuilder(entry)
         self.a_rows = self._clamped_rows(builder, a, a_row, rows)
         self.c_rows = self._clamped_rows(builder, c, c_row, rows)
@@ -75,35 +77,51 @@ class _Emission:
         builder.branch(ready)
         builder.position_at_end(ready)
         zero = ir.Constant(self.vector, [0.0] * self.lanes)
-        start = [self._phi(builder, (zero, entry), (value, again)) for value in spilled]
-        builder.cbranch(builder.icmp_signed("<", i64(0), k), loop, finish)
-        builder.position_at_end(loop)
-        sums = self._accumulate(builder, start, b, k, a_step, b_step, finish)
+        start = [_phi(builder, (zero, entry), (value, again)) for value in spilled]
+        builder.cbranch(builder.icmp_signed("<", i64(0), k), group, finish)
+        builder.position_at_end(group)
+        left = _phi(builder, (k, ready))
+        soon = _phi(builder, (ahead, ready))
+        outer = [_phi(builder, (value, ready)) for value in (i64(0), b, *start)]
+        soon_after = self._ask_ahead(builder, soon)
+        count = minimum(builder, left, i64(GROUP))
+        builder.branch(loop)
+        state = self._accumulate(builder, group, loop, following, count, outer)
+        builder.position_at_end(following)
+        left_after = builder.sub(left, count)
+        for phi, value in zip((left, soon, *outer), (left_after, soon_after, *state), strict=True):
+            phi.add_incoming(value, following)
+        builder.cbranch(builder.icmp_signed("!=", left_after, i64(0)), group, finish)
         builder.position_at_end(finish)
-        tile = [self._phi(builder, (before, ready), (after, loop)) for before, after in zip(start, sums, strict=True)]
+        tile = [_phi(builder, (before, ready), (after, following)) for before, after in zip(start, state[2:], strict=True)]
         for (r, v), value in zip(self.places, tile, strict=True):
             builder.store(value, self._place(builder, self.c_rows[r], v), align=self.align)
         builder.ret_void()
 
-    def _accumulate(self, builder, start, b, k, a_step, b_step, finish) -> list[ir.Value]:
-        """The loop over k: one column of A times one row of B, an outer product of registers."""
-        ready, loop = builder.function.blocks[2], builder.block
-        left = self._phi(builder, (k, ready))
-        a_offset = self._phi(builder, (i64(0), ready))
-        b_row = self._phi(builder, (b, ready))
-        sums = [self._phi(builder, (value, ready)) for value in start]
+    def _ask_ahead(self, builder: ir.IRBuilder, soon: ir.Value) -> ir.Value:
+        """Prefetch ASK lines of the panel that comes after this one, and step on."""
+        step = self.function.args[11]
+        for line in range(ASK):
+            prefetch(builder, at(builder, soon, i64(64 * line)))
+        return at(builder, soon, step)
+
+    def _accumulate(self, builder, before, loop, after, count, outer) -> list[ir.Value]:  # noqa: ANN001
+        """`count` steps of k: each one column of A times one row of B, an outer product of registers."""
+        a_step, b_step = self.function.args[5:7]
+        builder.position_at_end(loop)
+        left, a_offset, b_row, *sums = phis = [_phi(builder, (value, before)) for value in (count, *outer)]
         columns = [self._load(builder, b_row, v) for v in range(self.tile.vectors)]
-        after = []
+        state = []
         for r in range(self.tile.rows):
             scalar = builder.load(at(builder, self.a_rows[r], a_offset), typ=self.element, align=self.align)
             row = splat(builder, scalar, self.lanes)
             for v, column in enumerate(columns):
-                after.append(fused_multiply_add(builder, row, column, sums[r * self.tile.vectors + v]))
-        following = (builder.sub(left, i64(1)), builder.add(a_offset, a_step), at(builder, b_row, b_step))
-        for phi, value in zip((left, a_offset, b_row, *sums), (*following, *after), strict=True):
+                state.append(fused_multiply_add(builder, row, column, sums[r * self.tile.vectors + v]))
+        state = [builder.sub(left, i64(1)), builder.add(a_offset, a_step), at(builder, b_row, b_step), *state]
+        for phi, value in zip(phis, state, strict=True):
             phi.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed("!=", following[0], i64(0)), loop, finish)
-        return after
+        builder.cbranch(builder.icmp_signed("!=", state[0], i64(0)), loop, after)
+        return state[1:]
 
     def _clamped_rows(self, builder: ir.IRBuilder, base: ir.Value, stride: ir.Value, rows: ir.Value) -> list[ir.Value]:
         """Addresses of the tile's rows, those past the last valid one on it."""
@@ -118,9 +136,9 @@ class _Emission:
     def _load(self, builder: ir.IRBuilder, row: ir.Value, v: int) -> ir.Value:
         return builder.load(self._place(builder, row, v), typ=self.vector, align=self.align)
 
-    @staticmethod
-    def _phi(builder: ir.IRBuilder, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:
-        phi = builder.phi(incoming[0][0].type)
-        for value, block in incoming:
-            phi.add_incoming(value, block)
-        return phi
+
+def _phi(builder: ir.IRBuilder, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:
+    phi = builder.phi(incoming[0][0].type)
+    for value, block in incoming:
+        phi.add_incoming(value, block)
+    return phi
