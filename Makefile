@@ -1,0 +1,47 @@
+# make train   train a network on the digits inside the package        make test    run every test
+# make bench   measure against the peers                               make check   style, architecture, documents
+#
+# Needs Python 3.11 or newer, make, and a package index. Everything is installed into .venv here, nothing elsewhere.
+# Another Python: make train PYTHON=python3.12        Arguments of the command: make train ARGS="--seed 1"
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: train test check bench clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/installed-cli
+	@$(BIN)/adjoint train digits $(ARGS)
+
+test: $(VENV)/installed-test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-test
+	@$(BIN)/ruff check adjoint tests tools benchmarks examples
+	@$(BIN)/python -m pytest tests/test_layers.py tests/test_documents.py
+
+bench: $(VENV)/installed-bench
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+
+# One stamp for each set of extras: a second call installs nothing unless pyproject.toml has changed since.
+$(VENV)/installed-%: pyproject.toml | $(VENV)/made
+	@echo "installing adjoint[$*] into $(VENV)"
+	@$(PIP) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Adjoint needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+		echo "Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON) -m venv' failed: this Python comes without its venv or ensurepip module."; \
+		echo "On Debian and Ubuntu: apt install python3-venv. Or name another Python: make PYTHON=... $(MAKECMDGOALS)"; \
+		exit 1; }
+	@touch $@
