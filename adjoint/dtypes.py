@@ -17,15 +17,16 @@ FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
 DTYPES = (BOOL, UINT8, INT32, INT64, FLOAT32, FLOAT64)
-_KNOWN = frozenset(DTYPES)
+_KNOWN = {d: d for d in DTYPES}
 _NEAREST = {"float16": FLOAT32, "longdouble": FLOAT64, "int8": INT32, "int16": INT32, "uint16": INT32, "uint32": INT64,
             "uint64": INT64}
 
 
 def check_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype itself in native byte order, or DtypeError naming the nearest one that the table has."""
-    if dtype in _KNOWN:
-        return dtype
+    """The table's own object for a dtype, or DtypeError naming the nearest one that the table has."""
+    known = _KNOWN.get(dtype)
+    if known is not None:
+        return known
     nearest = _NEAREST.get(dtype.name, FLOAT64)
     raise DtypeError(explain(
         f"dtype {dtype} is not one of {', '.join(d.name for d in DTYPES)}.",

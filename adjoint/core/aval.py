@@ -13,7 +13,6 @@ import numpy as np
 from ..dtypes import DTYPES, check_dtype, weak_dtype
 
 _PROTOTYPE = {"b": False, "i": 0, "u": 0, "f": 0.0}
-_KNOWN = frozenset(DTYPES)
 
 
 class Aval(NamedTuple):
@@ -38,14 +37,25 @@ class Aval(NamedTuple):
         return Aval(self.shape, self.dtype) if self.weak else self
 
 
+# Scalars are most of a tape: theirs are made once, and the dtypes of the table are NumPy's own objects, so identity is equality.
+_SCALARS: dict[type, Aval] = {d.type: Aval((), d) for d in DTYPES} | {t: Aval((), weak_dtype(t(0)), True) for t in (bool, int, float)}
+_TABLE_DTYPES = frozenset(map(id, DTYPES))
+_new = tuple.__new__
+
+
 def aval_of(x: Any) -> Aval:
     """The aval of an array, a traced value, or a Python scalar (weak)."""
+    kind = type(x)
+    found = _SCALARS.get(kind)
+    if found is not None:
+        return found
+    if kind is np.ndarray:
+        dtype = x.dtype
+        return _new(Aval, (x.shape, dtype if id(dtype) in _TABLE_DTYPES else check_dtype(dtype), False))
     found = getattr(x, "aval", None)
     if found is not None:
         return found
-    if isinstance(x, (np.ndarray, np.generic)):
-        return Aval(x.shape, x.dtype if x.dtype in _KNOWN else check_dtype(x.dtype))
-    if isinstance(x, (bool, int, float)):
+    if isinstance(x, (bool, int, float)) and not isinstance(x, np.generic):
         return Aval((), weak_dtype(x), True)
     array = np.asarray(x)
     return Aval(array.shape, check_dtype(array.dtype))

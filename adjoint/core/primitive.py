@@ -47,7 +47,7 @@ class Primitive:
     augment: Callable | None = None       # (primals, active, params) -> (y, params with residuals): reverse mode's own forward pass
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        return bind(self, *(self.prepare(args) if self.prepare else args), **params)
+        return current().interpret(self, self.prepare(args) if self.prepare else args, params)
 
     def out_avals(self, *avals: Aval, **params: Any) -> tuple[Aval, ...]:
         found = self.shape(*avals, **params)

@@ -40,6 +40,8 @@ def broadcast_shape(name: str, avals: tuple[Aval, ...]) -> tuple[int, ...]:
 def unbroadcast(x: Any, aval: Aval) -> Any:
     """Sum over the axes that broadcasting added or stretched, so that the result has the shape and dtype of `aval`."""
     found = aval_of(x)
+    if found is aval:
+        return x
     if found.shape != aval.shape:
         extra = found.ndim - aval.ndim
         axes = tuple(i for i, n in enumerate(found.shape) if i < extra or (aval.shape[i - extra] == 1 and n != 1))

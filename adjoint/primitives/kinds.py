@@ -113,7 +113,7 @@ def elementwise(*, partials: tuple, lower: Callable | None, domain: Any = (-2.0,
     """
     def decorate(body: Callable) -> Primitive:
         name, arity = _name(body), len(partials)
-        term = _term_rule(partials)
+        terms = tuple(map(_term, partials))
 
         def shape(*avals: Aval, **params: Any) -> Aval:
             dtype = common_dtype(avals, floating)
@@ -125,12 +125,14 @@ def elementwise(*, partials: tuple, lower: Callable | None, domain: Any = (-2.0,
             aval = aval_of(y)
             if aval.dtype.kind != "f":
                 return None
-            terms = [term(i, t, y, primals, params) for i, t in enumerate(tangents) if t is not None and partials[i] is not None]
-            return fill_out(add_all(terms), aval) if terms else None
+            found = [term(t, y, primals, params) for term, t in zip(terms, tangents, strict=True) if t is not None and term is not None]
+            return fill_out(add_all(found), aval) if found else None
 
         def vjp(primals: tuple, y: Any, y_bar: Any, active: tuple, **params: Any) -> list:
-            return [unbroadcast(term(i, y_bar, y, primals, params), aval_of(primals[i])) if wanted and partials[i] is not None else None
-                    for i, wanted in enumerate(active)]
+            bars: list = []
+            for term, wanted, x in zip(terms, active, primals):  # noqa: B905 (of equal length; this is the tape's innermost loop)
+                bars.append(unbroadcast(term(y_bar, y, primals, params), aval_of(x)) if wanted and term else None)
+            return bars
 
         row = register(Primitive(
             name, kind, body, shape, jvp, vjp, lambda args, axes, **params: (bind(row, *align(args, axes), **params), 0),
@@ -141,15 +143,14 @@ def elementwise(*, partials: tuple, lower: Callable | None, domain: Any = (-2.0,
     return decorate
 
 
-def _term_rule(partials: tuple) -> Callable:
-    """term(i, t, y, xs, params) = t times the partial with respect to argument i."""
-    linear_maps = [p.map if isinstance(p, along) else None for p in partials]
-
-    def term(i: int, t: Any, y: Any, xs: tuple, params: dict) -> Any:
-        if linear_maps[i] is not None:
-            return linear_maps[i](t, y, *xs, **params)
-        return bind(TABLE["scale"], t, partials[i](y, *xs, **params))
-    return term
+def _term(partial: Any) -> Callable | None:
+    """term(t, y, xs, params) = t times a partial."""
+    if partial is None:
+        return None
+    if isinstance(partial, along):
+        rule = partial.map
+        return lambda t, y, xs, params: rule(t, y, *xs, **params)
+    return lambda t, y, xs, params: bind(TABLE["scale"], t, partial(y, *xs, **params))
 
 
 def _refused(name: str, avals: tuple) -> DtypeError:

@@ -48,34 +48,27 @@ class Tape(Interpreter):
         return x.payload[1] != 0
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
-        xs, parents, reached = [], [], 0
+        xs, parents, reached, plain = [], [], 0, True
         for a in args:
             if type(a) is Tracer:
                 if a.owner is self:
                     if a.view is not None:
                         a.view.refresh(a)
                     a, parent = a.payload
+                    reached |= parent
                 else:
-                    a, parent = freeze(a), 0
+                    a, parent, plain = freeze(a), 0, False
             else:
                 parent = 0
                 if type(a) is np.ndarray:
                     self.save(a)
             xs.append(a)
             parents.append(parent)
-            reached |= parent
         outer = self.outer
-        if outer is EVALUATION and not (reached and primitive.augment):
-            y = EVALUATION.interpret(primitive, xs, params)
+        if outer is EVALUATION and plain and not (reached and primitive.augment):
+            y = primitive.body(*xs, **params) if params else primitive.body(*xs)
         else:
-            token = enter(outer)
-            try:
-                if reached and primitive.augment:
-                    y, params = primitive.augment(tuple(xs), tuple(map(bool, parents)), params)
-                else:
-                    y = outer.interpret(primitive, xs, params)
-            finally:
-                leave(token)
+            y, params = self._perform(primitive, xs, parents, params)
         if primitive.multiple:
             return self._record_many(primitive, xs, params, y, parents, reached)
         aval = aval_of(y)
@@ -84,6 +77,16 @@ class Tape(Interpreter):
         self.count = number = self.count + 1
         self.entries.append((primitive, xs, params, y, parents, number))
         return Tracer(self, (y, number), aval)
+
+    def _perform(self, primitive: Any, xs: list, parents: list, params: dict) -> tuple[Any, dict]:
+        """The result in the enclosing interpreter, and the parameters with what the row saves for its vjp."""
+        token = enter(self.outer)
+        try:
+            if any(parents) and primitive.augment:
+                return primitive.augment(tuple(xs), tuple(map(bool, parents)), params)
+            return self.outer.interpret(primitive, xs, params), params
+        finally:
+            leave(token)
 
     def _record_many(self, primitive: Any, xs: list, params: dict, ys: tuple, parents: list, reached: int) -> tuple:
         avals = list(map(aval_of, ys))
