@@ -5,6 +5,7 @@ Invariant: a layer is a value: calling it changes nothing. May import: L0-L3, mo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,6 @@ def mlp(*features: int, activation: Callable, rng: np.random.Generator, weight_i
     (5, 3)
     """
     layers: list[Callable] = []
-    for inner, outer in zip(features, features[1:], strict=False):
+    for inner, outer in itertools.pairwise(features):
         layers += [Linear(inner, outer, rng=rng, weight_init=weight_init, dtype=dtype), activation]
     return Sequential(*layers[:-1])

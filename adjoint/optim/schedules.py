@@ -98,7 +98,8 @@ def piecewise(boundaries: Sequence[int], rates: Sequence[float]) -> Schedule:
     [1.0, 0.5, 0.1]
     """
     if len(rates) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
-        raise ConfigError(explain(f"piecewise: {len(boundaries)} ascending boundaries need {len(boundaries) + 1} rates, found {len(rates)}."))
+        raise ConfigError(explain(f"piecewise: {len(boundaries)} boundaries, ascending, need {len(boundaries) + 1} rates, "
+                                  f"found {len(rates)}."))
 
     def rate(t: Any) -> Any:
         value = rates[0]

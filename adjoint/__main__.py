@@ -1,0 +1,5 @@
+"""`python -m adjoint` is the command `adjoint`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""The command `adjoint`: train a network on digits or Fashion-MNIST, resume it to the same bits, and leave a report.
+
+Invariant: what can fail fails before training starts; errors are one message and a status, never a traceback.
+May import: everything. Read next: train/fit.py.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from . import nn, optim
+from .data import Dataset, load_digits, load_fashion_mnist
+from .errors import AdjointError, ConfigError, explain
+from .insight.report import write_report
+from .insight.training import training_report
+from .train.evaluate import Predictor, error_rate
+from .train.fit import Fit, fit
+from .train.progress import Progress, duration
+from .train.run_folder import RunFolder
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network and how it is trained; config.json of a run holds exactly this."""
+
+    task: str
+    hidden: tuple[int, ...]
+    epochs: int
+    batch: int
+    learning_rate: float
+    noise: float
+    label_smoothing: float
+    weight_decay: float
+    held_out: int
+    seed: int = 0
+
+
+DIGITS = Recipe("digits", (256, 128), epochs=100, batch=64, learning_rate=2e-3, noise=0.1, label_smoothing=0.05, weight_decay=0.01,
+                held_out=256)
+FASHION = Recipe("fashion-mnist", (512, 512), epochs=10, batch=128, learning_rate=1.5e-3, noise=0.1, label_smoothing=0.05,
+                 weight_decay=0.01, held_out=5000)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="adjoint")
+def adjoint() -> None:
+    """Exact derivatives of NumPy code, compiled; this command trains networks with them."""
+
+
+@adjoint.group()
+def train() -> None:
+    """Train a network; Ctrl-C saves, --resume goes on to the same bits."""
+
+
+def _options(recipe: Recipe) -> Callable:
+    """The options that both tasks have, their defaults from the recipe."""
+    def decorate(command: Callable) -> Callable:
+        for option in reversed([
+            click.option("--epochs", type=click.IntRange(1), default=None, help=f"Passes over the data.  [default: {recipe.epochs}]"),
+            click.option("--batch", type=click.IntRange(1), default=None, help=f"Examples per step.  [default: {recipe.batch}]"),
+            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=None,
+                         help=f"Per step, at the start of the cosine.  [default: {recipe.learning_rate}]"),
+            click.option("--seed", type=click.IntRange(0), default=None, help="Of weights, batches and noise.  [default: 0]"),
+            click.option("--runs", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
+                         help="Folder of the run folders."),
+            click.option("--resume", is_flag=True, help="Go on with the newest run, with the options it was started with."),
+        ]):
+            command = option(command)
+        return command
+    return decorate
+
+
+@train.command()
+@_options(DIGITS)
+def digits(**options: Any) -> None:
+    """Handwritten digits that ship inside the package (UCI optdigits): 64-256-128-10."""
+    run(DIGITS, load_digits(), options)
+
+
+@train.command("fashion-mnist")
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
+              help="Folder with the four original .gz files.")
+@_options(FASHION)
+def fashion_mnist(data: Path, **options: Any) -> None:
+    """Fashion-MNIST from its four original files: 784-512-512-10."""
+    run(FASHION, load_fashion_mnist(data), options)
+
+
+def run(recipe: Recipe, dataset: Dataset, options: dict[str, Any]) -> None:
+    """Train, test, write the report, print where it is."""
+    runs, resume = options.pop("runs"), options.pop("resume")
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume:
+        if given:
+            raise ConfigError(explain(f"--resume takes the options that the run was started with; it was given {', '.join(given)}.", where="",
+                                      remedy="Leave the other options out, or start a new run."))
+        folder = RunFolder.open(RunFolder.latest(runs, recipe.task))
+    else:
+        folder = RunFolder.create(runs, recipe.task, asdict(replace(recipe, **given)))
+    with folder:
+        recipe = _recipe(folder.config(), recipe)
+        finished, logits = _train(recipe, dataset, folder, resume)
+        if finished.interrupted:
+            click.echo(f"interrupted at step {finished.steps}; saved in {folder.path}. Go on with: adjoint train {recipe.task} --resume")
+            sys.exit(INTERRUPTED)
+        path = folder.path / "report.html"
+        write_report(path, training_report(finished, dataset, logits, title=dataset.name, subtitle=str(folder.path), config=asdict(recipe)))
+    click.echo(f"test accuracy {100 * (1 - error_rate(logits, dataset.test_y)):.2f} %")
+    click.echo(f"report {path}")
+
+
+def _recipe(config: dict[str, Any], known: Recipe) -> Recipe:
+    """The recipe that a run's config.json holds, checked field by field."""
+    expected = asdict(known)
+    if set(config) != set(expected) or any(type(config[n]) is not type(list(v) if isinstance(v, tuple) else v) for n, v in expected.items()):
+        raise ConfigError(explain(f"config.json of this run is not one of `adjoint train {known.task}`.", where="", remedy="Start a new run."))
+    return Recipe(**{**config, "hidden": tuple(config["hidden"])})
+
+
+def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) -> tuple[Fit, np.ndarray]:
+    kept, held_x, held_y = dataset.hold_out(min(recipe.held_out, len(dataset.train_x) // 5), seed=0)
+    features, classes = dataset.train_x.shape[1], len(dataset.classes)
+    model = nn.mlp(features, *recipe.hidden, classes, activation=nn.relu, rng=np.random.default_rng(recipe.seed))
+    updates = recipe.epochs * (len(kept.train_x) // recipe.batch)
+    optimizer = optim.adamw(optim.schedules.cosine(recipe.learning_rate, max(updates, 1)), weight_decay=recipe.weight_decay)
+    loss = lambda logits, labels: nn.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    sizes = "-".join(map(str, (features, *recipe.hidden, classes)))
+    click.echo(f"{dataset.name}: {len(kept.train_x)} training, {len(held_x)} validation, {len(dataset.test_x)} test examples; network {sizes}")
+    start = time.monotonic()
+    with Progress(recipe.epochs) as progress:
+        finished = fit(model, (kept.train_x, kept.train_y), optimizer=optimizer, epochs=recipe.epochs, loss=loss, batch=recipe.batch,
+                       noise=recipe.noise, seed=recipe.seed, validation=(held_x, held_y), folder=folder, resume=resume, progress=progress)
+    if not finished.interrupted:
+        click.echo(f"trained {finished.steps} steps in {duration(time.monotonic() - start)}")
+    return finished, Predictor()(finished.model, dataset.test_x)
+
+
+def main() -> None:
+    """Entry point: errors as one message on standard error; 130 after Ctrl-C."""
+    try:
+        adjoint.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AdjointError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)

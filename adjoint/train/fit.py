@@ -1,0 +1,199 @@
+"""fit: the training loop with validation, checkpoints, progress, an end at Ctrl-C and a birth certificate for the first NaN.
+
+Invariant: the parameters after a resume at any step are, bit for bit, those of the uninterrupted run. May import: L0-L5, data, train.
+Read next: loop.py, checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..data import Batches
+from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, explain
+from ..nn.losses import cross_entropy
+from ..optim import Optimizer
+from ..transforms.reverse import value_and_grad
+from ..tree import flatten, paths, unflatten
+from .evaluate import Predictor, error_rate
+from .interrupts import deferred_interrupts
+from .loop import InputNoise, Step, gradient_names, make_step, steps
+from .nonfinite import birth_of_nonfinite
+from .progress import Progress
+from .run_folder import RunFolder
+
+Arrays = tuple[np.ndarray, np.ndarray]
+SAVE_SECONDS = 30.0             # seconds between checkpoints
+
+
+@dataclass
+class Fit:
+    """A finished (or interrupted) training: the model, the optimizer's state, one dict per epoch, steps done, seconds of each part."""
+
+    model: Any
+    state: Any
+    history: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Callable = cross_entropy, batch: int = 64,
+        noise: float = 0.0, seed: int = 0, validation: Arrays | None = None, folder: RunFolder | None = None, resume: bool = False,
+        save_seconds: float = SAVE_SECONDS, stop: Callable[[list], bool] | None = None, progress: Progress | None = None,
+        compiled: bool = True) -> Fit:
+    """Train a model on (x, y): shuffled mini-batches, one compiled step each, until `epochs` are done or stop(history) is true.
+
+    loss(model(x), y) is a number; noise: deviation of the normal noise added to x at each step; validation: (x, y) whose error (loss, if
+    y is not integer) is measured each epoch; folder, resume: where checkpoints and metrics go, and whether to go on from there;
+    save_seconds: seconds between checkpoints. An epoch is every whole batch once; what does not fill a batch waits for a later epoch.
+    Ctrl-C ends the run after the step in progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
+    Raises: NonFiniteError before the update that would have brought NaN or infinity into the model; ConfigError, DataError.
+
+    Example:
+        >>> from adjoint import nn, optim
+        >>> x = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
+        >>> model = nn.Linear(1, 1, rng=np.random.default_rng(0))
+        >>> done = fit(model, (x, 2 * x), optimizer=optim.sgd(0.5), loss=nn.squared_error, epochs=40, batch=8, compiled=False)
+        >>> done.model.weight.round(3)
+        array([[2.]], dtype=float32)
+    """
+    _check(data, epochs, loss)
+    batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
+    run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, compiled)
+    if resume:
+        run.resume()
+    return run.train(InputNoise(noise, seed) if noise else None)
+
+
+def _check(data: Arrays, epochs: int, loss: Callable) -> None:
+    if not (isinstance(epochs, int) and epochs >= 0):
+        raise ConfigError(explain(f"fit: epochs is {epochs!r}, expected a whole number."))
+    x = np.asarray(data[0])
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
+        raise DataError(explain(f"fit: example {row} of x holds NaN or infinity.", remedy="Clean the data before training."))
+
+
+class _Run:
+    """The state of one call of fit."""
+
+    def __init__(self, model: Any, optimizer: Optimizer, loss: Callable, batches: Batches, epochs: int, validation: Arrays | None,
+                 folder: RunFolder | None, save_seconds: float, stop: Callable | None, progress: Progress | None, compiled: bool):
+        self.loss, self.batches, self.epochs, self.validation = loss, batches, epochs, validation
+        self.folder, self.save_seconds, self.stop, self.progress = folder, save_seconds, stop, progress
+        self.names = gradient_names(model)
+        self.step, self.predict = make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled)
+        self.fit = Fit(model, optimizer.init(model), seconds={"steps": 0.0, "validation": 0.0, "checkpoints": 0.0})
+        self.total, self.counted = 0.0, 0                   # of the epoch under way
+        self.saved = self.began = time.monotonic()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {f"{part}.{path}": np.asarray(x) for part, tree in (("model", self.fit.model), ("optimizer", self.fit.state))
+                for path, x in zip(paths(tree), flatten(tree)[0], strict=True)}
+
+    def save(self) -> None:
+        """Write a checkpoint of the step just done, in the middle of an epoch or at its end."""
+        if self.folder is None:
+            return
+        start = time.monotonic()
+        self.folder.save(self.fit.steps, self.tensors(), {
+            "step": self.fit.steps, "batches": self.batches.state(), "batch": self.batches.batch, "examples": self.batches.examples,
+            "total": self.total, "counted": self.counted})
+        self.saved = time.monotonic()
+        self.fit.seconds["checkpoints"] += self.saved - start
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint of the folder."""
+        if self.folder is None:
+            raise ConfigError(explain("fit: resume needs a folder.", remedy="Pass folder=RunFolder.open(path)."))
+        found = self.folder.load(self.tensors())
+        expected = {"batch": self.batches.batch, "examples": self.batches.examples}
+        if any(found.metadata.get(name) != value for name, value in expected.items()):
+            raise CheckpointError(explain(f"the checkpoint is of batches {found.metadata.get('batch')} of {found.metadata.get('examples')} "
+                                          f"examples, this run has {self.batches.batch} of {self.batches.examples}.", where=found.path,
+                                          remedy="Resume with the data and the batch size that the run was started with."))
+        for part, name in (("model", "model"), ("optimizer", "state")):
+            tree = getattr(self.fit, name)
+            leaves = [found.tensors[f"{part}.{path}"] for path in paths(tree)]
+            setattr(self.fit, name, unflatten(flatten(tree)[1], leaves))
+        self.batches.restore(found.metadata["batches"])
+        self.fit.steps = found.counter("step")
+        self.total, self.counted = float(found.metadata["total"]), found.counter("counted")
+        self.fit.history = self.folder.rewind(self.batches.epoch)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self, transform: Callable | None) -> Fit:
+        epoch, start = self.batches.epoch, time.monotonic()
+        walk = steps(self.step, self.fit.model, self.fit.state, self.batches, epochs=self.epochs, done=self.fit.steps, transform=transform)
+        with deferred_interrupts() as interrupted:
+            for step in walk:
+                self.take(step)
+                if self.batches.epoch != epoch:
+                    epoch, stopping = self.batches.epoch, self.end_epoch(step, time.monotonic() - start)
+                    start = time.monotonic()
+                    if stopping:
+                        break
+                if interrupted():
+                    self.fit.interrupted = True
+                    break
+                if time.monotonic() - self.saved > self.save_seconds:
+                    self.save()
+        self.save()
+        return self.fit
+
+    def take(self, step: Step) -> None:
+        """Count a step, or stop before its update."""
+        if not step.finite:
+            self.refuse(step)
+        self.fit.model, self.fit.state, self.fit.steps = step.model, step.state, step.count
+        self.total += float(step.loss)
+        self.counted += 1
+
+    def refuse(self, step: Step) -> None:
+        gradient = value_and_grad(lambda m, x, y: self.loss(m(x), y))
+        birth = birth_of_nonfinite(gradient, step.model, *step.batch)
+        born = f"born in {birth}" if birth else "a norm of its gradients overflowed"
+        place = (self.batches.cursor - 1) % len(self.batches) + 1
+        epoch = self.batches.epoch + (self.batches.cursor > 0)
+        raise NonFiniteError(explain(
+            f"step {step.count} (epoch {epoch}, batch {place}) stopped before its update: the loss or a gradient is not finite, {born}.",
+            where=birth.where if birth else "",
+            remedy="Model and optimizer are as they were before this step. Lower the learning rate, clip the gradients, or check the data."))
+
+    def end_epoch(self, step: Step, seconds: float) -> bool:
+        """Measure, log and show an epoch; true if the run should end."""
+        examples = self.counted * self.batches.batch
+        line = {"epoch": self.batches.epoch, "step": step.count, "loss": self.total / max(self.counted, 1), "seconds": seconds,
+                "examples_per_second": examples / max(seconds, 1e-9),
+                "gradient_norms": {name: float(n) for name, n in zip(self.names, step.norms, strict=True)}}
+        self.total, self.counted = 0.0, 0
+        self.fit.seconds["steps"] += seconds
+        error = self.validate(line)
+        self.fit.history.append(line)
+        if self.folder is not None:
+            self.folder.log(line)
+        if self.progress is not None:
+            self.progress.update(line["epoch"], line["loss"], error, examples)
+        return self.stop is not None and bool(self.stop(self.fit.history))
+
+    def validate(self, line: dict) -> float | None:
+        if self.validation is None:
+            return None
+        start = time.monotonic()
+        x, y = self.validation
+        outputs = self.predict(self.fit.model, x)
+        line["validation_loss"] = float(self.loss(outputs, y))
+        error = None
+        if y.dtype.kind in "iu" and outputs.ndim == 2:
+            error = line["validation_error"] = error_rate(outputs, y)
+        self.fit.seconds["validation"] += time.monotonic() - start
+        return error if error is None or math.isfinite(error) else None

@@ -1,0 +1,93 @@
+"""The open loop: one training step as a pure function, and the generator that feeds it batches.
+
+Invariant: a step that would bring NaN or infinity into the model changes nothing and says so. May import: L0-L5, data.
+Read next: fit.py, which is this loop with checkpoints, validation and progress around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler.compile import compile
+from ..data import Batches
+from ..errors import ConfigError, explain
+from ..nn.module import parameter_names
+from ..optim import Optimizer, apply_updates
+from ..transforms.reverse import value_and_grad
+from ..tree import flatten, unflatten
+
+Transform = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Step(NamedTuple):
+    """What the loop yields: the count of steps done, the model and state after it, its loss, norms of gradients, and the batch."""
+
+    count: int
+    model: Any
+    state: Any
+    loss: Any
+    norms: Any
+    finite: Any
+    batch: tuple
+
+
+def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
+    """step(model, state, x, y) -> (model, state, loss, norms, finite): gradient, optimizer and update as one native call.
+
+    loss(model(x), y) is a number. norms holds |g| of every floating parameter. If the loss or a gradient is not finite, finite is
+    False and model and state come back as they were. The model and the state are donated: hold copies (adjoint.copy) of what must last.
+    """
+    def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
+        value, gradients = value_and_grad(lambda m: loss(m(x), y))(model)
+        norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
+        finite = np.isfinite(sum(norms, value))
+        updates, new_state = optimizer.update(gradients, state, model)
+        keep = lambda new, old: _choose(finite, new, old)
+        return keep(apply_updates(model, updates), model), keep(new_state, state), value, tuple(norms), finite
+    return compile(step, donate=(0, 1)) if compiled else step
+
+
+def _choose(condition: Any, new: Any, old: Any) -> Any:
+    fresh, structure = flatten(new)
+    return unflatten(structure, [n if n is o else np.where(condition, n, o) for n, o in zip(fresh, flatten(old)[0], strict=True)])
+
+
+def gradient_names(model: Any) -> list[str]:
+    """The names of the parameters that have gradients, in the order of a step's norms."""
+    return [name for name, x in zip(parameter_names(model), flatten(model)[0], strict=True) if x.dtype.kind == "f"]
+
+
+def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: int, done: int = 0,
+          transform: Transform | None = None) -> Iterator[Step]:
+    """Walk the batches until `epochs` are done, one step each: the loop that you may open and rewrite.
+
+    done: steps done before (on resuming). transform(x, count) changes a batch in place, or returns another.
+    """
+    count = done
+    while batches.epoch < epochs:
+        for x, y in batches:
+            if transform is not None:
+                x = transform(x, count)
+            model, state, loss, norms, finite = step(model, state, x, y)
+            count += 1
+            yield Step(count, model, state, loss, norms, finite, (x, y))
+
+
+class InputNoise:
+    """x + scale N(0, 1), drawn anew for every step: the noise of (seed, step) is the same in every run, so that a run resumes exactly."""
+
+    def __init__(self, scale: float, seed: int):
+        if not scale >= 0:
+            raise ConfigError(explain(f"InputNoise: scale is {scale}, expected a number of at least 0."))
+        self.scale, self.seed, self._buffer = scale, seed, np.empty(0, np.float32)
+
+    def __call__(self, x: np.ndarray, count: int) -> np.ndarray:
+        if self._buffer.shape != x.shape or self._buffer.dtype != x.dtype:
+            self._buffer = np.empty(x.shape, x.dtype)
+        generator = np.random.Generator(np.random.Philox(key=self.seed | (count << 64)))
+        generator.standard_normal(out=self._buffer, dtype=x.dtype)
+        np.multiply(self._buffer, self.scale, out=self._buffer)
+        return np.add(x, self._buffer, out=self._buffer)
