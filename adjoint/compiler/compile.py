@@ -24,7 +24,8 @@ from ..transforms.calls import call_row, close
 from ..tree import Structure, flatten, unflatten
 from .donation import DonatedState
 from .entry import Entry, Specialization
-from .native import Native, buffer_numbers, fresh_records, leaf_record, make_native, native_tree, specialize
+from .llvm import emit_text
+from .native import Native, buffer_numbers, fresh_records, leaf_record, make_native, native_tree, scratch_bytes, specialize
 
 
 class Shape:
@@ -169,10 +170,11 @@ class Compiled:
                 "milliseconds": {k: round(1e3 * s, 3) for k, s in program.native.seconds.items()}}
 
     def memory(self) -> dict[str, int]:
-        """Bytes that a call needs: arena (temporaries), inputs, outputs, captured arrays; known before the program runs."""
+        """Bytes that a call needs: arena (temporaries), packs, inputs, outputs, captured arrays; known before the program runs."""
         program = self._last().native.built.program
+        packs = scratch_bytes(program)
         total = {role: sum(b.dtype.itemsize * b.size for b in program.buffers if b.role == role) for role in ("input", "output", "hidden")}
-        return {"arena": program.arena_bytes, **total, "peak": program.arena_bytes + sum(total.values())}
+        return {"arena": program.arena_bytes, "packs": packs, **total, "peak": program.arena_bytes + packs + sum(total.values())}
 
     def ir(self) -> str:
         """The LLVM IR of the last program made."""

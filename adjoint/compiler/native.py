@@ -19,8 +19,8 @@ from ..tree import Structure
 from . import cache
 from .entry import Specialization
 from .jit import Code
-from .llvm import emit_object
-from .loops import Contraction, Kernel
+from .llvm import emit_object, program_scratch
+from .loops import Contraction, Kernel, Program
 from .lower import Failure
 from .pipeline import Built, build
 from .runtime import load_program
@@ -83,9 +83,10 @@ def specialize(native: Native, arguments: list[Any], results: Any, donated: bool
                rebuild: Callable | None = None) -> Specialization:
     """The entry record of a program. arguments: what the caller passes, in order; results: a tree of result records."""
     program = native.built.program
-    arena = tuple((i, b.offset) for i, b in enumerate(program.buffers) if b.role == "arena")
+    scratch_at = -(-program.arena_bytes // 64) * 64                 # the packed operands of contractions, behind the temporaries
+    arena = (*((i, b.offset) for i, b in enumerate(program.buffers) if b.role == "arena"), (len(program.buffers), scratch_at))
     hidden = {i: native.built.hidden[b.slot] for i, b in enumerate(program.buffers) if b.role == "hidden"}
-    signature = Signature(tuple(arguments), results, len(program.buffers), arena, program.arena_bytes, slots)
+    signature = Signature(tuple(arguments), results, len(program.buffers) + 1, arena, scratch_at + scratch_bytes(program), slots)
     seconds = estimated_seconds(native.built)
     return Specialization(signature, native.address, lambda status: raise_failure(native, status), owner=native.code, hidden=hidden,
                           threads=MAX_THREADS if seconds > THREADS_ABOVE else 1, release_gil=seconds > RELEASE_ABOVE, rebuild=rebuild,
@@ -95,6 +96,11 @@ def specialize(native: Native, arguments: list[Any], results: Any, donated: bool
 def buffer_numbers(native: Native, role: str) -> dict[int, int]:
     """slot -> buffer number, of the buffers with this role."""
     return {b.slot: i for i, b in enumerate(native.built.program.buffers) if b.role == role}
+
+
+def scratch_bytes(program: Program) -> int:
+    """Bytes that contractions pack operands into during a call."""
+    return program_scratch(program, host_target())
 
 
 def leaf_record(leaf: Any, buffer: int) -> Array | Scalar:
