@@ -102,8 +102,8 @@ def run(recipe: Recipe, dataset: Dataset, options: dict[str, Any]) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
         if given:
-            raise ConfigError(explain(f"--resume takes the options that the run was started with; it was given {', '.join(given)}.", where="",
-                                      remedy="Leave the other options out, or start a new run."))
+            raise ConfigError(explain(f"--resume takes the options that the run was started with; it was given {', '.join(given)}.",
+                                      where="", remedy="Leave the other options out, or start a new run."))
         folder = RunFolder.open(RunFolder.latest(runs, recipe.task))
     else:
         folder = RunFolder.create(runs, recipe.task, asdict(replace(recipe, **given)))
@@ -121,9 +121,10 @@ def run(recipe: Recipe, dataset: Dataset, options: dict[str, Any]) -> None:
 
 def _recipe(config: dict[str, Any], known: Recipe) -> Recipe:
     """The recipe that a run's config.json holds, checked field by field."""
-    expected = asdict(known)
-    if set(config) != set(expected) or any(type(config[n]) is not type(list(v) if isinstance(v, tuple) else v) for n, v in expected.items()):
-        raise ConfigError(explain(f"config.json of this run is not one of `adjoint train {known.task}`.", where="", remedy="Start a new run."))
+    expected = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(known).items()}
+    if set(config) != set(expected) or any(type(config[name]) is not type(value) for name, value in expected.items()):
+        raise ConfigError(explain(f"config.json of this run is not one of `adjoint train {known.task}`.", where="",
+                                  remedy="Start a new run."))
     return Recipe(**{**config, "hidden": tuple(config["hidden"])})
 
 
@@ -135,7 +136,8 @@ def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) ->
     optimizer = optim.adamw(optim.schedules.cosine(recipe.learning_rate, max(updates, 1)), weight_decay=recipe.weight_decay)
     loss = lambda logits, labels: nn.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     sizes = "-".join(map(str, (features, *recipe.hidden, classes)))
-    click.echo(f"{dataset.name}: {len(kept.train_x)} training, {len(held_x)} validation, {len(dataset.test_x)} test examples; network {sizes}")
+    click.echo(f"{dataset.name}: {len(kept.train_x)} training, {len(held_x)} validation, {len(dataset.test_x)} test examples; "
+               f"network {sizes}")
     start = time.monotonic()
     with Progress(recipe.epochs) as progress:
         finished = fit(model, (kept.train_x, kept.train_y), optimizer=optimizer, epochs=recipe.epochs, loss=loss, batch=recipe.batch,

@@ -36,7 +36,8 @@ def training_report(run: Fit, dataset: Dataset, logits: np.ndarray, *, title: st
         "error": {"validation": curve("validation_error")} if curve("validation_error") else {},
         "gradient_norms": norms, "confusion": confusion_matrix(logits, dataset.test_y, len(dataset.classes)),
         "classes": list(dataset.classes), "mistakes": _mistakes(logits, said, dataset), "config": config, "timing": run.seconds,
-        "environment": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(), "system": sys.platform},
+        "environment": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
+                        "system": sys.platform},
     }
 
 

@@ -167,7 +167,7 @@ class _Run:
         raise NonFiniteError(explain(
             f"step {step.count} (epoch {epoch}, batch {place}) stopped before its update: the loss or a gradient is not finite, {born}.",
             where=birth.where if birth else "",
-            remedy="Model and optimizer are as they were before this step. Lower the learning rate, clip the gradients, or check the data."))
+            remedy="Model and optimizer are as before this step. Lower the learning rate, clip the gradients, or check the data."))
 
     def end_epoch(self, step: Step, seconds: float) -> bool:
         """Measure, log and show an epoch; true if the run should end."""
