@@ -21,7 +21,7 @@ from .lanes import Cell, Frame, Lanes, overlap
 from .loops import Check, Contraction, Fold, Kernel, Loop, Program, Statement, Store
 from .matmul import lower_contraction, scratch_bytes
 from .nests import Nest, walk
-from .target import Target
+from .target import Target, host_target
 
 PARALLEL_COST = 60_000       # scalar operations below which a second thread costs more than it saves
 POLL_COST = 4_000_000        # scalar operations between two looks at the cancel flag, about a millisecond
@@ -45,13 +45,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Object code exporting `program`; the symbols it needs; bytes of the scratch block that the last table entry points to."""
+    """Object code exporting `program`, and the symbols that it needs from the process."""
 
-    image: bytes
+    data: bytes
     symbols: tuple[str, ...]
-    scratch_bytes: int
     steps: tuple[Step, ...]
-    threads: int
     stats: dict[str, float] = field(default_factory=dict)
 
 
@@ -59,7 +57,7 @@ def emit_object(program: Program, target: Target) -> Compiled:
     """Machine code of a Program. Raises: CompileError where LLVM refuses it."""
     stats: dict[str, float] = {}
     start = time.perf_counter()
-    text, products, steps, scratch = emit_text(program, target)
+    text, products, steps = emit_modules(program, target)
     stats["instructions"] = text.count("\n")
     start = _lap(stats, "emit_ms", start)
     module = _parse(text)
@@ -67,14 +65,24 @@ def emit_object(program: Program, target: Target) -> Compiled:
         stats["instructions"] += products.count("\n")
         module.link_in(_parse(products))
     start = _lap(stats, "parse_ms", start)
-    image = target.machine().emit_object(module)
+    data = target.machine().emit_object(module)
     _lap(stats, "codegen_ms", start)
     stats["kernels"] = len(steps)
-    stats["bytes"] = len(image)
+    stats["bytes"] = len(data)
     symbols = tuple(function.name for function in module.functions
                     if function.is_declaration and not function.name.startswith("llvm."))
-    threads = 64 if any(step.parallel for step in steps) else 1
-    return Compiled(image, symbols, scratch, tuple(steps), threads, stats)
+    return Compiled(data, symbols, tuple(steps), stats)
+
+
+def program_scratch(program: Program, target: Target) -> int:
+    """Bytes of the block that the table's entry number len(program.buffers) points to, 64-byte aligned."""
+    return max((scratch_bytes(step, target) for step in program.steps if isinstance(step, Contraction)), default=0)
+
+
+def emit_text(program: Program, target: Target | None = None) -> str:
+    """The LLVM text of a program, for reading."""
+    text, products, _ = emit_modules(program, target or host_target())
+    return text + (products or "")
 
 
 def _lap(stats: dict[str, float], name: str, start: float) -> float:
@@ -92,19 +100,18 @@ def _parse(text: str) -> binding.ModuleRef:
     return module
 
 
-def emit_text(program: Program, target: Target) -> tuple[str, str | None, list[Step], int]:
-    """(LLVM text of the kernels and of `program`, text of the matrix products or None, the steps, scratch bytes)."""
+def emit_modules(program: Program, target: Target) -> tuple[str, str | None, list[Step]]:
+    """(LLVM text of the kernels and of `program`, text of the matrix products or None, the steps)."""
     text = ModuleText(target.attributes())
     facts = AliasFacts(program)
     products = ir.Module(name="products")
     steps: list[Step] = []
-    commit, scratch, has_products = 0, 0, False
+    commit, has_products = 0, False
     for number, step in enumerate(program.steps):
         if number == program.commit:
             commit = len(steps)
         if isinstance(step, Contraction):
             has_products = True
-            scratch = max(scratch, scratch_bytes(step, target))
             steps += _emit_contraction(text, products, program, step, target)
         else:
             steps.append(_emit_kernel(text, program, step, number, target, facts))
@@ -112,7 +119,7 @@ def emit_text(program: Program, target: Target) -> tuple[str, str | None, list[S
         commit = len(steps)
     ProgramWriter(text, program, steps, commit).write()
     head = f'target triple = "{target.triple}"\n'
-    return head + str(text) + facts.lines(), (str(products) if has_products else None), steps, scratch
+    return head + str(text) + facts.lines(), (product_text(products) if has_products else None), steps
 
 
 class AliasFacts:
@@ -193,20 +200,14 @@ def emit_epilogue(builder: ir.IRBuilder, text: ModuleText, program: Program, con
         lanes.values[contraction.accumulator] = Cell(accumulator.get_reference(), count)
         for statement in contraction.epilogue:
             lanes.statement(statement)
-    for name, line in declares.declares.items():
-        if name not in builder.module.globals:
-            builder.module.add_global(_Declared(builder.module, name, line))
+    needed = builder.module.__dict__.setdefault("declared_by_epilogues", {})     # printed with the module, unless it declares them too
+    needed.update(declares.declares)
 
 
-class _Declared(ir.GlobalValue):
-    """A declaration that is already text."""
-
-    def __init__(self, module: ir.Module, name: str, line: str) -> None:
-        super().__init__(module, ir.PointerType(), name=name)
-        self.parent, self._line = module, line
-
-    def descr(self, buf: list[str]) -> None:
-        buf.append(self._line + "\n")
+def product_text(module: ir.Module) -> str:
+    """The module of the matrix products, with what its epilogues declare."""
+    needed = module.__dict__.get("declared_by_epilogues", {})
+    return "\n".join([str(module), *(line for name, line in needed.items() if name not in module.globals)]) + "\n"
 
 
 class ProgramWriter:
