@@ -36,8 +36,8 @@ class Interpreter:
         if not isinstance(x, Tracer):
             return False
         if x.owner is self:
-            if x.view is not None:
-                x.view.refresh(x)
+            if x.view_on is not None:
+                x.view_on.refresh(x)
             return True
         if not x.owner.open:
             raise escaped(x)
@@ -91,15 +91,19 @@ def escaped(x: Tracer) -> EscapedTracerError:
 
 
 class Tracer:
-    """A value inside a transformation. Operators and methods are installed by the levels above (see `install`)."""
+    """A value inside a transformation. Operators and methods are installed by the levels above (see `install`).
 
-    __slots__ = ("__weakref__", "argument", "aval", "origin", "owner", "payload", "version", "view", "written_at")
+    `argument` forbids writes, `version` counts them; `view_on` says of what a view is one; `origin` is what numpy/cells.py remembers of
+    where the value came from.
+    """
+
+    __slots__ = ("__weakref__", "argument", "aval", "origin", "owner", "payload", "version", "view_on", "written_at")
     __adjoint_tracer__ = True
     __hash__ = object.__hash__
 
     def __init__(self, owner: Interpreter, payload: Any, aval: Aval, argument: bool = False):
         self.owner, self.payload, self.aval, self.argument = owner, payload, aval, argument
-        self.version, self.view, self.written_at, self.origin = 0, None, None, None
+        self.version, self.view_on, self.written_at, self.origin = 0, None, None, None
 
     shape = property(lambda self: self.aval.shape)
     dtype = property(lambda self: self.aval.dtype)
@@ -119,8 +123,10 @@ class Tracer:
             raise MutationError(explain(
                 f"a write inside {interpreter.name} to a value that belongs to the enclosing {self.owner.name}.",
                 remedy="Work on a copy: x = x.copy(), write to it, and return it."))
-        if self.view is not None:
-            self.view.write_back(self, new)
+        if self.view_on is not None:
+            self.view_on.write_back(self, new)
+        elif type(self.origin) is tuple:
+            self.origin = None
         self.payload, self.version, self.written_at = new.payload, self.version + 1, user_location()
 
 
@@ -138,8 +144,8 @@ class View:
         self.made_at = user_location()
 
     def refresh(self, cell: Tracer) -> None:
-        if self.base.view is not None:
-            self.base.view.refresh(self.base)
+        if self.base.view_on is not None:
+            self.base.view_on.refresh(self.base)
         if self.base.version != self.version:
             raise AliasError(explain(
                 f"a view {cell.aval} made at {self.made_at} is read after its base was written at {self.base.written_at}.",
@@ -155,9 +161,9 @@ class View:
 
 
 def view_of(base: Any, result: Any, write: Callable | None, layout: tuple | None = None) -> Any:
-    """Mark `result` as a view of `base` if both are cells of the current interpreter."""
-    if isinstance(base, Tracer) and isinstance(result, Tracer) and result.owner is base.owner is current() and result is not base:
-        result.view = View(base, write, layout)
+    """Mark `result`, a cell just made, as a view of `base`; a view of an enclosing interpreter's cell can be read only."""
+    if isinstance(base, Tracer) and isinstance(result, Tracer) and result.owner is current() and result is not base:
+        result.view_on = View(base, write if base.owner is result.owner else None, layout)
         result.argument = base.argument
     return result
 

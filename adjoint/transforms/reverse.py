@@ -52,8 +52,8 @@ class Tape(Interpreter):
         for a in args:
             if type(a) is Tracer:
                 if a.owner is self:
-                    if a.view is not None:
-                        a.view.refresh(a)
+                    if a.view_on is not None:
+                        a.view_on.refresh(a)
                     a, parent = a.payload
                     reached |= parent
                 else:
