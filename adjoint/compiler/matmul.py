@@ -191,7 +191,7 @@ class _Compute:
         self, module: ir.Module, plan: Plan, emit_epilogue: EmitEpilogue, emit_poll: EmitPoll | None
     ) -> None:
         self.module, self.plan, self.emit_epilogue = module, plan, emit_epilogue
-        self.finish = self._emit_finish()
+        self.finish = self._emit_finish() if self._may_finish() else None
         self.function, builder = _step_function(module, plan.contraction.name, plan.target)
         buffers, begin, end, _, control = self.function.args
         self.tile = builder.alloca(ir.ArrayType(BYTE, plan.tile_bytes))
@@ -237,7 +237,7 @@ class _Compute:
             with counted_loop(builder, m0, m1, tile.rows) as m:
                 rows = builder.sub(m1, m)
                 a_address, a_row, a_step = self._a_rows(builder, tile, b, m, first)
-                place, c_row, whole = self._c_tile(builder, b, m, m0, n0, columns, width)
+                place, c_row, whole = self._c_tile(builder, tile, b, m, m0, n0, columns)
                 resume = ir.Constant(I1, int(first > 0))
                 strides = [i64(a_row), i64(a_step), i64(b_step), c_row]
                 ahead = self._ahead(builder, b, m, m0, panel, b_address, tile)
@@ -294,9 +294,10 @@ class _Compute:
         offsets = (times(builder, b, batch_stride * size), times(builder, m, m_stride * size), i64(first * k_stride * size))
         return at(builder, self.a, *offsets), m_stride * size, k_stride * size
 
-    def _c_tile(self, builder, b, m, m0, n0, columns, width):
+    def _c_tile(self, builder, tile, b, m, m0, n0, columns):
         """(address, bytes between rows, whether C itself takes the tile) of the tile of C, in C or in the buffer on the stack."""
-        plan, c, size = self.plan, self.plan.contraction, self.plan.size
+        plan, size = self.plan, self.plan.size
+        width = tile.vectors * plan.lanes
         inner = times(builder, builder.sub(m, m0), width * size) if plan.k_blocks > 1 else i64(0)
         buffer = at(builder, self.tile, inner)
         if plan.direct is None:
@@ -304,13 +305,18 @@ class _Compute:
         batch_stride, m_stride, _ = plan.direct.strides
         offsets = [times(builder, i, s * size) for i, s in ((b, batch_stride), (m, m_stride), (n0, 1))]
         place = at(builder, self.c, *offsets)
-        if c.n % width == 0 or (width == plan.wide_width and c.n // width >= plan.wide_panels):
+        if plan.fills(tile):
             return place, i64(m_stride * size), True
         whole = builder.icmp_signed("==", columns, i64(width))
         stride = builder.select(whole, i64(m_stride * size), i64(width * size))
         return builder.select(whole, place, buffer), stride, whole
 
-    def _emit_finish(self) -> ir.Function | None:
+    def _may_finish(self) -> bool:
+        """Whether some tile goes through the buffer."""
+        plan = self.plan
+        return plan.direct is None or not all(plan.fills(tile) for tile in plan.used_tiles)
+
+    def _emit_finish(self) -> ir.Function:
         """void(buffers, b, m, rows, n, columns, tile, tile_row): the epilogue over the rows and vectors of a buffered tile."""
         plan, c = self.plan, self.plan.contraction
         name = self.module.get_unique_name(c.name + "_epilogue")

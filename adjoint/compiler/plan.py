@@ -51,6 +51,16 @@ class Plan:
         return self.wide_panels + self.narrow_panels
 
     @property
+    def used_tiles(self) -> tuple[Tile, ...]:
+        return (self.wide,) * (self.wide_panels > 0) + (self.narrow,) * (self.narrow_panels > 0)
+
+    def fills(self, tile: Tile) -> bool:
+        """Whether every panel of this tile's width holds only columns of C."""
+        width = tile.vectors * self.lanes
+        columns = self.contraction.n if tile == self.wide else self.contraction.n - self.wide_panels * self.wide_width
+        return columns // width >= (self.wide_panels if tile == self.wide else self.narrow_panels)
+
+    @property
     def chunks(self) -> int:
         return ceil_divide(self.contraction.m, self.chunk_rows)
 
