@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.graph import Atom, Graph, Literal, Node, Var
 from .fuse import Group
-from .loops import FOLD_BLOCK, Contraction, Index, Kernel, Operand, Value
+from .loops import FOLD_BLOCK, Contraction, Index, Kernel, Let, Operand, Value
 from .loops import Var as LoopVar
 from .lower import Const, KernelEmitter, Lowering, Place, Span, emit_node, load_at, store_at
 from .views import Ref, fresh, merge_axes, merged_stride
@@ -216,6 +216,11 @@ class Schedule:
         variables = (LoopVar(), LoopVar(), LoopVar())
         e, accumulator = KernelEmitter(self.lowering), Value(dtype)
         self._epilogue(e, group, accumulator, variables, cuts)
+        if any(isinstance(s, Let) and s.op.startswith("call") for s in e.statements):      # calls do not fit into the tail of a tile
+            self.stored.add(result)
+            self._contract(Group("contract", group.nodes, group.level))
+            self._map(Group("map", group.epilogue, group.level))
+            return
         self.lowering.add(Contraction("contract", dtype, *extents[:3], extents[3], a, b, variables, accumulator, e.statements))
 
     def _store_empty(self, group: Group) -> None:
@@ -251,16 +256,18 @@ class Schedule:
         body = MapBody(self, group.epilogue, shape, given={result: accumulator}, own=[result] if result in self.stored else [],
                        prepare=lambda place: self._three_strides(place, shape, cuts))
         columns = [self._cut(c, shape, cuts) for c in body.columns()]
+        loads = len(columns) - len(body.stores)
+        columns[loads:] = [[s or 1 for s in c] for c in columns[loads:]]     # an axis of one element: lanes beyond it are masked
         body.emit(e, columns, variables)
 
     def _three_strides(self, place: Place, shape: tuple, cuts: tuple) -> Place:
         if isinstance(place, Ref) and None in self._cut(place.expanded(shape).strides, shape, cuts):
-            return self.compact(place)
+            return self.compact(place.expanded(shape))
         return place
 
     @staticmethod
     def _cut(strides: Sequence[int], shape: tuple, cuts: tuple) -> list:
-        return [merged_stride(shape[i:j], strides[i:j]) for i, j in itertools.pairwise(cuts)]
+        return [merged_stride(shape[i:j], strides[i:j]) for i, j in itertools.pairwise(cuts)]     # None: no single stride
 
 
 class MapBody:

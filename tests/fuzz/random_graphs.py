@@ -189,7 +189,7 @@ def _cumsum(rng: np.random.Generator, values: Sequence[Any]) -> Instruction | No
     if i is None:
         return None
     axis = int(rng.integers(np.ndim(values[i])))
-    return Instruction(f"cumsum{axis}", (i,), lambda x: TABLE["cumsum"](x, axis=axis))
+    return Instruction(f"cumsum{axis}", (i,), lambda x: TABLE["cumsum"](x, axis=axis, reverse=False))
 
 
 MAKERS = [_unary, _unary, _binary, _binary, _sum, _permute, _reshape, _slice, _broadcast, _dot, _gather, _concatenate, _cumsum]
