@@ -74,35 +74,55 @@ def negative(x):
 # ------------------------------------------------------------------------------------------------ scale: 0 times anything is 0
 
 
-def _scale_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
-    (t, p), (t_dot, p_dot) = primals, tangents
-    terms = [scale(t_dot, p)] if t_dot is not None else []
-    terms += [scale(p_dot, t)] if p_dot is not None else []
-    if not terms:
-        return None
-    return fill_out(terms[0] if len(terms) == 1 else add(*terms), aval_of(y))
+def _terms(rule: Callable, primals: tuple, tangents: tuple, y: Any) -> Any:
+    """The tangent of a product: rule(i, factor that moves, other factor) for each factor with a tangent."""
+    terms = [rule(i, t, primals[1 - i]) for i, t in enumerate(tangents) if t is not None]
+    return fill_out(terms[0] if len(terms) == 1 else add(*terms), aval_of(y)) if terms else None
 
 
-def _scale_vjp(primals: tuple, y: Any, y_bar: Any, active: tuple) -> list:
-    t, p = primals
-    return [unbroadcast(scale(y_bar, p), aval_of(t)) if active[0] else None,
-            unbroadcast(scale(y_bar, t), aval_of(p)) if active[1] else None]
+def _bars(rule: Callable, primals: tuple, y_bar: Any, active: tuple) -> list:
+    return [unbroadcast(rule(i, y_bar, primals[1 - i]), aval_of(primals[i])) if active[i] else None for i in (0, 1)]
 
 
-@general(shape=lambda t, p: Aval(broadcast_shape("scale", (t, p)), np.result_type(t.dtype, p.dtype) if not p.weak else t.dtype),
-         jvp=_scale_jvp, vjp=_scale_vjp, batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
-         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))),
-         samples=lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), prepare=promote_args, bound=0.5,
-         plain="multiply", neutral=(None, 1))
+def _product_shape(t: Aval, p: Aval) -> Aval:
+    return Aval(broadcast_shape("scale", (t, p)), np.result_type(t.dtype, p.dtype) if not p.weak else t.dtype)
+
+
+_PRODUCT = {"shape": _product_shape, "samples": lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), "prepare": promote_args, "bound": 0.5}
+
+
+def _of_scale(i: int, t: Any, other: Any) -> Any:
+    """A new cotangent meets the partial as before, but the old cotangent as its equal."""
+    return bind(scale, t, other) if i == 0 else bind(couple, t, other)
+
+
+@general(jvp=lambda primals, tangents, y: _terms(_of_scale, primals, tangents, y),
+         vjp=lambda primals, y, y_bar, active: _bars(_of_scale, primals, y_bar, active),
+         batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
+         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))), **_PRODUCT)
 def scale(t, p):
-    """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`).
-
-    Derivative: the new tangent or cotangent is the factor whose zero counts, so a branch that is not taken stays 0 at every order.
-    """
+    """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`)."""
     if np.isfinite(p).all() if type(p) is np.ndarray else math.isfinite(p):
         return t * p
-    zero = np.equal(t, 0)
-    return np.multiply(t, np.where(zero, 0, np.asarray(p, t.dtype)))
+    return np.multiply(t, np.where(np.equal(t, 0), 0, np.asarray(p, t.dtype)))
+
+
+def _of_couple(i: int, t: Any, other: Any) -> Any:
+    return bind(couple, t, other)
+
+
+def _emit_couple(e: Any, t: Any, u: Any) -> Any:
+    zero = e.const(0.0, t)
+    return e.select(e.or_(e.eq(t, zero), e.eq(u, zero)), zero, e.mul(t, u))
+
+
+@general(jvp=lambda primals, tangents, y: _terms(_of_couple, primals, tangents, y),
+         vjp=lambda primals, y, y_bar, active: _bars(_of_couple, primals, y_bar, active),
+         batch=lambda args, axes: (bind(couple, *align(args, axes)), 0), lowering=Scalar(_emit_couple), **_PRODUCT)
+def couple(t, u):
+    """The product of two tangents or cotangents, where a zero of either gives 0: of second order, both may stand for a branch not taken."""
+    zero = np.equal(t, 0) | np.equal(u, 0)
+    return np.multiply(np.where(zero, np.zeros_like(t), t), np.where(zero, np.zeros_like(u), u))
 
 
 # ------------------------------------------------------------------------------------------------ convert

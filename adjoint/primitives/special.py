@@ -44,10 +44,12 @@ def _difference(x: Any, y: Any) -> Any:
 
 
 @elementwise(partials=(lambda z, x, y: logistic(_difference(x, y)), lambda z, x, y: logistic(_difference(y, x))),
-             lower=lambda e, x, y: _emit_logaddexp(e, x, y), floating=True, bound=SMALL,
+             lower=lambda e, x, y: _emit_logaddexp(e, x, y), floating=True, bound=SMALL, absolute=True,
              kinks=(((-math.inf, -math.inf), (0.5, 0.5)), ((-math.inf, 1.0), (0.0, 1.0)), ((math.inf, math.inf), (0.5, 0.5))))
 def logaddexp(x, y):
-    """z = ln(e^x + e^y) without overflow: dz/dx = logistic(x - y), dz/dy = logistic(y - x); equal infinities share equally."""
+    """z = ln(e^x + e^y) without overflow: dz/dx = logistic(x - y), dz/dy = logistic(y - x); equal infinities share equally.
+
+    Rounding: relative to the greater of 1 and the value, which can be near 0."""
     return np.logaddexp(x, y)
 
 
@@ -112,11 +114,12 @@ def _sinc_series(u: Any, order: int, const: Callable, mul: Callable, plus: Calla
 
 
 def _sinc(x: Any, order: int) -> Any:
-    u = np.asarray(np.multiply(x, math.pi), np.result_type(x, np.float32))
+    u = np.asarray(np.asarray(x) * math.pi)
     if order == 0:
         return np.where(u == 0, 1, np.sin(u) / np.where(u == 0, 1, u)).astype(u.dtype)[()]
     inside = np.abs(u) <= order + 1
-    series = _sinc_series(np.where(inside, u, 0), order, lambda c: u.dtype.type(c), np.multiply, np.add)
+    with np.errstate(under="ignore"):           # near 0 the higher powers vanish, as they should
+        series = _sinc_series(np.where(inside, u, 0), order, lambda c: u.dtype.type(c), np.multiply, np.add)
     far = np.where(inside, 1, u)
     return (np.where(inside, series, _sinc_far(far, order, np.sin(far), np.cos(far))) * math.pi ** order).astype(u.dtype)[()]
 
