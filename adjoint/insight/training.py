@@ -6,15 +6,18 @@ Invariant: every number is computed from the parameters that the run ended with.
 from __future__ import annotations
 
 import platform
-import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..compiler.threads import thread_count
 from ..data import Dataset
 from ..nn import named_parameters
 from ..train.evaluate import confusion_matrix
 from ..train.fit import Fit
+from ..train.progress import duration
 from .report import MOST_MISTAKES
 
 
@@ -31,14 +34,48 @@ def training_report(run: Fit, dataset: Dataset, logits: np.ndarray, *, title: st
     return {
         "title": title, "subtitle": subtitle,
         "headline": {"name": "Test accuracy", "value": f"{100 * right / total:.2f}", "unit": "%", "note": f"{right} of {total} right"},
-        "metrics": {"Parameters": parameters, "Steps": run.steps, "Training loss": curve("loss")[-1] if history else None},
+        "metrics": _metrics(run, history, parameters),
         "epochs": curve("epoch"), "loss": {"training": curve("loss"), **held},
         "error": {"validation": curve("validation_error")} if curve("validation_error") else {},
         "gradient_norms": norms, "confusion": confusion_matrix(logits, dataset.test_y, len(dataset.classes)),
         "classes": list(dataset.classes), "mistakes": _mistakes(logits, said, dataset), "config": config, "timing": run.seconds,
-        "environment": {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
-                        "system": sys.platform},
+        "environment": environment(),
     }
+
+
+def _metrics(run: Fit, history: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"Parameters": parameters, "Steps": run.steps}
+    if history:
+        found["Training loss"] = history[-1]["loss"]
+        if "validation_error" in history[-1]:
+            found["Validation error"] = f"{100 * history[-1]['validation_error']:.2f} %"
+        found["Training time"] = duration(sum(line["seconds"] for line in history))
+        found["Examples per second"] = round(float(np.median([line["examples_per_second"] for line in history])))
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """What a figure of this run depends on: versions, processor, threads."""
+    versions = {name: _version(name) for name in ("adjoint", "numpy", "llvmlite")}
+    return {**versions, "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(), "threads": thread_count()}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """The processor's name, which Linux tells only in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def _mistakes(logits: np.ndarray, said: np.ndarray, dataset: Dataset) -> dict[str, Any]:
