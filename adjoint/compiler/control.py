@@ -22,6 +22,7 @@ PHASE = 3 * LINE            # number of barriers passed
 DECISION = PHASE + 8        # what the barrier answers
 DEADLINE = 4 * LINE         # clock tick at which the owner next looks for signals
 OWNER = DEADLINE + 8        # identity of the calling thread: only it may touch Python
+BORN = DEADLINE + 16        # GENERATION at the start of the call: another one now means that this is a child after fork
 CONTROL_BYTES = 5 * LINE
 
 UNTIL_NEVER = 2**63 - 1
@@ -35,6 +36,7 @@ START = 16                  # Python callable that starts workers, given the num
 SPIN_TICKS = 24             # how long an idle worker spins before it parks
 POLL_TICKS = 32             # how long between two looks for signals
 GENERATION = 40             # number of forks between the first process and this one, plus one
+MAIN = 48                   # identity of the main thread, the only one that signals reach
 RUNTIME_WORDS = 8
 
 # Pool: one line for the pool, one for the job, then one pair of lines per worker.
@@ -56,12 +58,12 @@ MAX_THREADS = 256
 POOL_BYTES = WORKER * MAX_THREADS
 
 # Head: what the builtin of a compiled function is bound to.
-FIRST = 0                   # first specialization, or 0
+CHAIN = 0                   # addresses of the specializations in order, then 0
 SLOW = 8                    # Python callable for everything else
 HEAD_WORDS = 2
 
 # Specialization: one signature and its program.
-NEXT = 0                    # next specialization, or 0
+CALLS = 0
 KEEP = 8                    # Python object that owns the code and these words: a reference is held during a call
 PROGRAM = 16
 THREADS = 24                # most threads that the program is worth
@@ -81,10 +83,14 @@ BUILD = 128                 # steps that build the result
 BUILD_RECORDS = 136
 ON_ERROR = 144
 REBUILD = 152               # Python callable given the flat tuple of results, or 0
-OWNED_BEGIN = 160           # donated memory: no other argument may lie in it
-OWNED_END = 168
-CALLS = 176
-SPECIALIZATION_WORDS = 23
+SLOTS = 160                 # handles
+CELLS = 168                 # one cell per handle
+SPECIALIZATION_WORDS = 22
+
+# Cell: the object that a handle is, then the span of its donated memory, in which no other argument may lie.
+CELL_BEGIN = 8
+CELL_END = 16
+CELL_BYTES = 24
 
 # Argument record. A slot is the byte offset of a pointer of the table within the frame.
 RECORD = 96

@@ -9,7 +9,6 @@ signature, threads, entry_python. Read next: entry_native.py.
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -80,13 +79,14 @@ class Specialization:
     def __init__(self, signature: Signature, program: int, on_error: Callable[[int], object], *, owner: object = None,
                  hidden: Mapping[int, np.ndarray] | None = None, threads: int = 1, release_gil: bool = False,
                  rebuild: Callable[[tuple], object] | None = None, exclusive: bool = False):
+        exclusive = exclusive or signature.slots > 0
         self.signature, self.on_error, self.rebuild, self.exclusive = signature, on_error, rebuild, exclusive
         self.threads, self.release_gil, self.program = threads, release_gil or threads > 1, program
-        self.lock = threading.Lock()        # of the Python entry; the native one needs none under the GIL
+        self.spare: list[np.ndarray] = []       # frames of the Python entry
         if threads > 1:
             enable()
         self.words = block = words(at.SPECIALIZATION_WORDS)
-        self.cells = words(max(1, signature.slots))
+        self.cells = words(max(1, signature.slots) * at.CELL_BYTES // 8)
         block.owned += [owner, on_error, rebuild, self.cells]
         self.held: list[object] = [None] * signature.slots
         self._holds: list[object] = [None] * signature.slots
@@ -99,6 +99,8 @@ class Specialization:
         self._set(at.THREADS, threads)
         self._set(at.RELEASE, int(self.release_gil))
         self._set(at.EXCLUSIVE, int(exclusive))
+        self._set(at.SLOTS, signature.slots)
+        self._set(at.CELLS, self.cells.ctypes.data)
         for count, records, width in ((at.ARGUMENTS, arguments, at.RECORD), (at.FRESH, fresh, at.RECORD),
                                       (at.BUILD, steps, at.BUILD_RECORD), (at.MOVED, _pairs(frame.moved), 16)):
             self._set(count, 8 * len(records) // width)
@@ -141,20 +143,6 @@ class Specialization:
         """Calls that this specialization has served."""
         return self.get(at.CALLS)
 
-    def take(self) -> bool:
-        """Reserve the primary frame for a call of the Python entry; false where another call has it."""
-        if not self.lock.acquire(blocking=False):
-            return False
-        free = not self.busy
-        if free:
-            self._set(at.TAKEN, runtime().get(at.GENERATION))
-        self.lock.release()
-        return free
-
-    def give_back(self) -> None:
-        """The primary frame is free again."""
-        self._set(at.TAKEN, 0)
-
     @property
     def busy(self) -> bool:
         """True while a call is inside the program."""
@@ -168,6 +156,9 @@ class Specialization:
     def hold(self, slot: int, value: object, leaves: Mapping[int, np.ndarray]) -> None:
         """Recognize `value` as handle `slot`; its leaves are the memory of these buffers. Keeps both alive.
 
+        No other argument of an exclusive call may lie between the first and the last byte of the leaves (give them one
+        block of memory): it goes the slow path, which must pass a copy.
+
         Raises: DonationError while `busy`: the running call has read the old pointers.
         """
         if self.busy:
@@ -175,24 +166,25 @@ class Specialization:
                                         remedy="Call it from one thread at a time, or compile a copy."))
         self.held[slot], self._holds[slot] = value, (value, list(leaves.values()))
         self.cells.owned[:] = self._holds
-        self.cells[slot] = id(value)
+        spans = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in leaves.values() if array.nbytes]
+        begin, end = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=0)
+        self.cells[3 * slot:3 * slot + 3] = id(value), begin, end
         for buffer, array in leaves.items():
             self.table[buffer] = array.ctypes.data
+        self.spare.clear()
 
-    def borrow(self) -> tuple[np.ndarray, np.ndarray]:
-        """A second frame with an arena of its own (memory, table), for a call while another uses the primary one."""
+    def frame_for_python(self) -> np.ndarray:
+        """A frame for one call of the Python entry: one that a call gave back, else a copy of the primary one."""
+        try:
+            return self.spare.pop()
+        except IndexError:
+            pass
         memory = np.empty(self.frame_bytes + at.LINE, np.uint8)
         frame = memory[-memory.ctypes.data % at.LINE:][:self.frame_bytes]
-        head = self.get(at.FRAME_HEAD)
-        frame[:head] = self.frame[:head]
+        frame[:self.get(at.FRAME_HEAD)] = self.frame[:self.get(at.FRAME_HEAD)]
         for slot, place in self.moved:
             frame[slot:slot + 8].view(np.int64)[0] = frame.ctypes.data + place
-        return frame, frame[at.CONTROL_BYTES:][:8 * self.signature.buffers].view(np.int64)
-
-    def own(self, start: int, stop: int) -> None:
-        """No argument may lie in these addresses (the memory of donated leaves); one that does goes the slow path."""
-        self._set(at.OWNED_BEGIN, start)
-        self._set(at.OWNED_END, stop)
+        return frame
 
 
 def _pairs(pairs: list[tuple[int, int]]) -> np.ndarray:
@@ -216,7 +208,7 @@ def _argument_records(signature: Signature, frame: _Frame, cells: Words, owned: 
     records: list[int] = []
     for argument in signature.arguments:
         if isinstance(argument, Handle):
-            records += _record({at.KIND: at.HANDLE, at.CELL: cells.ctypes.data + 8 * argument.slot})
+            records += _record({at.KIND: at.HANDLE, at.CELL: cells.ctypes.data + at.CELL_BYTES * argument.slot})
             continue
         fields = {at.SLOT: frame.slot(argument.buffer)}
         if isinstance(argument, Scalar):
@@ -263,7 +255,7 @@ def _result_records(signature: Signature, frame: _Frame, cells: Words,
             fresh.extend(_record(fields))
             step(at.TAKE, place)
         elif isinstance(value, Held):
-            step(at.HELD, cells.ctypes.data + 8 * value.slot)
+            step(at.HELD, cells.ctypes.data + at.CELL_BYTES * value.slot)
         elif isinstance(value, Given):
             step(at.GIVEN, 8 * value.argument)
         else:
@@ -314,7 +306,7 @@ class Entry:
         if self.native:
             self._head = words(at.HEAD_WORDS)
             self._head[at.SLOW // 8] = id(slow)
-            self._head.owned = [slow]
+            self._link()
             self.call = _builtin(self._head)
         else:
             self.call = PythonEntry(self)
@@ -333,11 +325,9 @@ class Entry:
         if not self.native:
             return
         blocks = [special.words for special in self.specializations]
-        addresses = [block.ctypes.data for block in blocks] + [0]
-        for block, following in zip(blocks, addresses[1:], strict=True):
-            block[at.NEXT // 8] = following
-        self._head[at.FIRST // 8] = addresses[0]
-        self._head.owned = [self.slow, blocks]      # after the chain is relinked: this may free a removed block
+        chain = np.array([block.ctypes.data for block in blocks] + [0], np.int64)
+        self._head[at.CHAIN // 8] = chain.ctypes.data
+        self._head.owned = [self.slow, chain, blocks]      # only now may the old chain and a removed block be freed
 
     def callable_class(self, name: str, base: type = object) -> type:
         """A class whose instances call this entry:

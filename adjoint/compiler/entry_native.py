@@ -30,17 +30,16 @@ def emit_entry(module: ir.Module, layout: Layout) -> None:
     c = Routine(module, "adjoint_entry", PTR, PTR, PTR, I64, PTR)
     me, args, nargs, names = c.args
     head = c.get(me, layout.data, PTR)
-    current = c.variable(PTR, NULL)
-    with c.when(c.test("==", names), likely=True):
-        c.body.store(c.get(head, at.FIRST, PTR), current)
+    place = c.variable(PTR)
+    c.body.store(c.get(head, at.CHAIN, PTR), place)
     with c.forever() as leave_if:
-        special = c.body.load(current, typ=PTR)
-        leave_if(c.test("==", special))
+        special = c.get(c.body.load(place, typ=PTR), 0, PTR)
+        leave_if(c.body.or_(c.test("==", special), c.test("!=", names)))
         with c.when(c.test("==", c.get(special, at.ARGUMENTS), nargs), likely=True):
             result = c.call("adjoint_try", PTR, special, args)
             with c.when(c.test("!=", result, c.external("adjoint_state")), likely=True):
                 c.give(result)
-        c.body.store(c.get(special, at.NEXT, PTR), current)
+        c.body.store(c.at(c.body.load(place, typ=PTR), 8), place)
     c.give(c.call("PyObject_Vectorcall", PTR, c.get(head, at.SLOW, PTR), args, nargs, names))
 
 
@@ -138,10 +137,13 @@ def _emit_overlap(module: ir.Module) -> None:
         return record, start, c.body.add(start, c.get(record, at.BYTES))
 
     record, start, stop = span(index)
-    inside = c.body.and_(c.body.icmp_unsigned("<", start, c.get(special, at.OWNED_END)),
-                         c.body.icmp_unsigned(">", stop, c.get(special, at.OWNED_BEGIN)))
-    with c.when(inside, likely=False):
-        c.give(1)
+    cells = c.get(special, at.CELLS, PTR)
+    with c.count(0, c.get(special, at.SLOTS)) as slot:
+        cell = c.at(cells, c.body.mul(slot, ir.Constant(I64, at.CELL_BYTES)))
+        inside = c.body.and_(c.body.icmp_unsigned("<", start, c.get(cell, at.CELL_END)),
+                             c.body.icmp_unsigned(">", stop, c.get(cell, at.CELL_BEGIN)))
+        with c.when(inside, likely=False):
+            c.give(1)
     with c.count(0, index) as earlier:
         other, begin, end = span(earlier)
         crossing = c.body.and_(c.body.icmp_unsigned("<", start, end), c.body.icmp_unsigned(">", stop, begin))

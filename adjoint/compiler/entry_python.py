@@ -81,30 +81,23 @@ def _span(array: np.ndarray) -> tuple[int, int]:
 
 def _overlaps(special: Specialization, leaves: dict[int, np.ndarray]) -> bool:
     """Does an argument share memory with donated data?"""
-    begin, end = special.get(at.OWNED_BEGIN), special.get(at.OWNED_END)
     arrays = [a for a in special.signature.arguments if isinstance(a, Array)]
     spans = [(*_span(leaves[a.buffer]), a.donated) for a in arrays]
-    if any(start < end and stop > begin for start, stop, _ in spans):
+    owned = special.cells.reshape(-1, at.CELL_BYTES // 8)[:, 1:].tolist()
+    if any(start < end and stop > begin for start, stop, _ in spans for begin, end in owned):
         return True
     return any(one[0] < two[1] and one[1] > two[0] and (one[2] or two[2])
                for i, one in enumerate(spans) for two in spans[:i])
 
 
 def _call(special: Specialization, args: tuple, leaves: dict[int, np.ndarray]) -> object:
-    primary = special.take()
-    if not primary and special.exclusive:
-        return special.on_error(at.BUSY)
-    try:
-        special.words[at.CALLS // 8] += 1
-        frame, table = (special.frame, special.table) if primary else special.borrow()
-        fresh = {result.buffer: np.empty(result.shape, result.dtype) for result in _fresh(special.signature.results)}
-        for buffer, array in (leaves | fresh).items():
-            table[buffer] = array.ctypes.data
-        start, release = frame.ctypes.data, int(special.release_gil)
-        status = runtime().run(special.program, start + at.CONTROL_BYTES, start, special.threads, release)
-    finally:
-        if primary:
-            special.give_back()
+    frame = special.frame_for_python()
+    table = frame[at.CONTROL_BYTES:][:8 * special.signature.buffers].view(np.int64)
+    fresh = {result.buffer: np.empty(result.shape, result.dtype) for result in _fresh(special.signature.results)}
+    for buffer, array in (leaves | fresh).items():
+        table[buffer] = array.ctypes.data
+    status = runtime().run(special.words.ctypes.data, frame.ctypes.data)
+    special.spare.append(frame)     # a frame that an exception keeps from coming here is garbage, and nothing more
     if status:
         return special.on_error(status)
     result = _build(special, special.signature.results, args, fresh)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from functools import cache
 
@@ -35,7 +36,10 @@ class Machine:
 
     def ticks(self, c: Routine) -> ir.Value:
         """A clock of unknown, constant rate."""
-        return c.call("llvm.readsteadycounter" if self.is_arm else "llvm.readcyclecounter", I64)
+        if not self.is_arm:
+            return c.call("llvm.readcyclecounter", I64)
+        # The cycle counter of these processors is closed to programs, and LLVM's steady counter is zero there.
+        return c.call("llvm.read_volatile_register.i64", I64, c.module.add_metadata(["cntvct_el0"]))
 
     def pause(self, c: Routine) -> None:
         if self.is_arm:
@@ -87,26 +91,32 @@ def emit_poll(module: ir.Module, machine: Machine) -> None:
         c.give(0)
     c.put(control, at.DEADLINE, c.body.add(now, c.get(c.external("adjoint_state"), at.POLL_TICKS)), order="monotonic")
     gil = c.call("PyGILState_Ensure", I32)          # right whether or not the owner has released the GIL
-    raised = c.call("PyErr_CheckSignals", I32)
+    raised = c.body.zext(c.test("!=", c.call("PyErr_CheckSignals", I32)), I64)
     c.call("PyGILState_Release", VOID, gil)
-    with c.when(c.test("!=", raised)):
+    with c.when(c.test("!=", c.body.or_(raised, c.body.zext(_is_orphan(c, control), I64)))):
         c.put(control, at.CANCEL, 1, order="release")
         c.give(1)
     c.give(0)
 
 
+def _is_orphan(c: Routine, control: ir.Value) -> ir.Value:
+    """Did a signal handler fork during this call, and is this the child? Its workers stayed behind."""
+    return c.test("!=", c.get(control, at.BORN), c.get(c.external("adjoint_state"), at.GENERATION))
+
+
 def _wait(c: Routine, machine: Machine, offset: int, pointer: ir.Value, sign: str, value: ir.Value,
-          poll: ir.Value | None = None) -> None:
-    """Spin until the word at pointer + offset compares with `value`; a waiting owner polls `poll`, its control."""
+          control: ir.Value | None = None) -> None:
+    """Spin until the word at pointer + offset compares with `value`; an owner, which gives its control, polls meanwhile."""
     spins = c.variable(I64, 0)
     with c.forever() as leave_if:
         leave_if(c.test(sign, c.get(pointer, offset, order="acquire"), value))
         machine.pause(c)
         count = c.body.add(c.body.load(spins, typ=I64), ONE)
         c.body.store(count, spins)
-        if poll is not None:
+        if control is not None:
             with c.when(c.test("==", c.body.and_(count, ir.Constant(I64, _LOOK_EVERY - 1)))):
-                c.call("adjoint_poll", I1, poll)
+                c.call("adjoint_poll", I1, control)
+            leave_if(_is_orphan(c, control))
         with c.when(c.test(">", count, _YIELD_AFTER), likely=False):
             c.call("sched_yield", I32)
 
@@ -128,7 +138,7 @@ def emit_barrier(module: ir.Module, machine: Machine) -> None:
         c.give(_decide(c, control))
     with c.when(c.test("==", c.call("PyThread_get_thread_ident", I64), c.get(control, at.OWNER))):
         others = c.body.sub(threads, ONE)
-        _wait(c, machine, at.ARRIVED, control, "==", others, poll=control)
+        _wait(c, machine, at.ARRIVED, control, "==", others, control)
         decision = _decide(c, control)
         c.put(control, at.ARRIVED, 0, order="monotonic")
         c.put(control, at.DECISION, decision, order="monotonic")
@@ -190,13 +200,17 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
     state = c.external("adjoint_state")
     for field in (at.STATUS, at.CANCEL, at.ARRIVED, at.PHASE, at.DEADLINE):
         c.put(control, field, 0)
-    c.put(control, at.OWNER, c.call("PyThread_get_thread_ident", I64))
+    owner = c.call("PyThread_get_thread_ident", I64)
+    c.put(control, at.OWNER, owner)
+    c.put(control, at.BORN, c.get(state, at.GENERATION))
     threads, status = c.variable(I64, 1), c.variable(I64)
     with c.when(c.test(">", wanted, 1)):
         c.body.store(c.call("adjoint_prepare", I64, wanted), threads)
     saved = c.variable(PTR, NULL)
     with c.when(c.test("!=", release)):
-        c.put(control, at.DEADLINE, c.body.add(machine.ticks(c), c.get(state, at.POLL_TICKS)))
+        soon = c.body.add(machine.ticks(c), c.get(state, at.POLL_TICKS))
+        reached = c.test("==", owner, c.get(state, at.MAIN))        # no other thread need ever take the GIL to look
+        c.put(control, at.DEADLINE, c.body.select(reached, soon, c.value(at.UNTIL_NEVER)))
         c.body.store(c.call("PyEval_SaveThread", PTR), saved)
     before = machine.set_mode(c)
     count, pool = c.body.load(threads, typ=I64), c.get(state, at.POOL, PTR)
@@ -213,6 +227,26 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
         c.call("PyEval_RestoreThread", VOID, c.body.load(saved, typ=PTR))
     cancelled = c.test("!=", c.get(control, at.CANCEL))     # whatever the program says: an exception is set
     c.give(c.body.select(cancelled, c.value(at.CANCELLED), c.body.load(status, typ=I64)))
+
+
+def emit_run_for(module: ir.Module) -> None:
+    """i64 adjoint_run_for(special, frame): a run for the Python entry, which marks the specialization as taken meanwhile.
+
+    Marked here, since an exception of a signal handler may end Python code between any two of its instructions.
+    """
+    c = Routine(module, "adjoint_run_for", I64, PTR, PTR)
+    special, frame = c.args
+    generation = c.get(c.external("adjoint_state"), at.GENERATION)
+    before = c.body.atomic_rmw("xchg", c.at(special, at.TAKEN), generation, "seq_cst")
+    taken = c.test("==", before, generation)
+    with c.when(c.body.and_(taken, c.test("!=", c.get(special, at.EXCLUSIVE))), likely=False):
+        c.give(at.BUSY)
+    c.body.atomic_rmw("add", c.at(special, at.CALLS), ONE, "monotonic")
+    program, threads, release = c.get(special, at.PROGRAM, PTR), c.get(special, at.THREADS), c.get(special, at.RELEASE)
+    status = c.call("adjoint_run", I64, program, c.at(frame, at.CONTROL_BYTES), frame, threads, release)
+    with c.when(c.body.not_(taken), likely=True):
+        c.put(special, at.TAKEN, 0, order="release")
+    c.give(status)
 
 
 def emit_prepare(module: ir.Module) -> None:
@@ -266,7 +300,7 @@ def _run_together(c: Routine, machine: Machine, pool: ir.Value, job: tuple[ir.Va
     status = c.call_at(program, I64, buffers, 0, count, control)
     with c.count(1, count) as thread:
         line = c.at(pool, c.body.mul(thread, ir.Constant(I64, at.WORKER)))
-        _wait(c, machine, at.WORKER_DONE, line, "==", sequence)
+        _wait(c, machine, at.WORKER_DONE, line, "==", sequence, control)
     c.put(pool, at.POOL_BUSY, 0, order="release")
     return status
 
@@ -284,6 +318,7 @@ def emit_module(triple: str, layout: Layout | None) -> ir.Module:
     emit_prepare(module)
     emit_wake(module)
     emit_run(module, machine)
+    emit_run_for(module)
     clock = Routine(module, "adjoint_ticks", I64)
     clock.give(machine.ticks(clock))
     if layout is not None:
@@ -300,7 +335,7 @@ class Runtime:
         self.entry = code["adjoint_entry"] if layout() is not None else 0
         self.symbols = {name: code[name] for name in ("adjoint_poll", "adjoint_barrier")}
         # PYFUNCTYPE: the GIL is held at the call, and an exception set by a signal handler is raised.
-        self.run = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)(code["adjoint_run"])
+        self.run = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2)(code["adjoint_run_for"])
         self.worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(code["adjoint_worker"])
         self.wake = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2)(code["adjoint_wake"])
         self._ticks = ctypes.PYFUNCTYPE(ctypes.c_int64)(code["adjoint_ticks"])
@@ -309,11 +344,13 @@ class Runtime:
         self.put(at.POLL_TICKS, int(rate * POLL_SECONDS))
         self.put(at.COUNT, 1)
         self.put(at.GENERATION, 1)
+        self.put(at.MAIN, threading.main_thread().ident or 0)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
-        """In the child no call is running: what threads of the parent had taken counts as free."""
+        """In the child the other threads are gone: what they had taken counts as free, and this thread is the main one."""
+        self.put(at.MAIN, threading.get_ident())
         self.put(at.GENERATION, self.get(at.GENERATION) + 1)
 
     def put(self, field: int, value: int) -> None:
@@ -354,7 +391,7 @@ def compile_runtime() -> bytes:
 def runtime() -> Runtime:
     """The runtime of this process, made at the first compiled call."""
     exports = ["adjoint_state", "adjoint_poll", "adjoint_barrier", "adjoint_worker", "adjoint_wake",
-               "adjoint_run", "adjoint_ticks"]
+               "adjoint_run_for", "adjoint_ticks"]
     name = cache_files.key("runtime", repr(layout()))
     image = cache_files.fetch(name)
     if image is None:

@@ -135,6 +135,35 @@ leave:
 lbefore:""" + loop(size, store("-1.0", "w", "double").replace("%w_-1.0", "%w_minus")) + "}\n"
 
 
+def long_step(size: int, rounds: int) -> str:
+    """Donated buffer 0 += 1 for all elements, after `rounds` polls by each thread and a barrier; thread 0 does the commit."""
+    return _HEAD + pointer("w", 0) + f"""
+  br label %work
+work:
+  %n = phi i64 [0, %0], [%m, %work]
+  %m = add i64 %n, 1
+  %stop = call i1 @adjoint_poll(ptr %control)
+  %enough = icmp sge i64 %m, {rounds}
+  %out = or i1 %stop, %enough
+  br i1 %out, label %meet, label %work
+meet:
+  %status = call i64 @adjoint_barrier(ptr %control, i64 %threads)
+  %bad = icmp ne i64 %status, 0
+  br i1 %bad, label %leave, label %go
+leave:
+  ret i64 %status
+go:
+  %me = icmp eq i64 %thread, 0
+  br i1 %me, label %commit, label %idle
+idle:
+  ret i64 0
+commit:
+  %deadline = getelementptr i8, ptr %control, i64 {at.DEADLINE}
+  store i64 {at.UNTIL_NEVER}, ptr %deadline
+  br label %lbefore
+lbefore:""" + loop(size, load("p", "w", "double") + "\n  %q = fadd double %p, 1.0" + store("%q", "w", "double")) + "}\n"
+
+
 def waiting(size: int) -> str:
     """Spins without polling until byte 0 of buffer 0 becomes nonzero; then buffer 1 = 7 for all elements."""
     body = store("7.0", "y", "double")

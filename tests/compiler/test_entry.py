@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 
+import llvmlite.binding as llvm
 import native_programs as programs
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from adjoint.compiler import capi
 from adjoint.compiler.entry import Entry, Specialization
 from adjoint.compiler.jit import load
-from adjoint.compiler.runtime import runtime
+from adjoint.compiler.runtime import emit_module, runtime
 from adjoint.compiler.signature import Array, Fresh, Given, Handle, Held, Scalar, Signature
 from adjoint.errors import CompileError, DonationError
 
@@ -273,7 +274,6 @@ def step_entry(route):
     special, model, state = entry.specializations[0], Tree(np.zeros(6)), Tree(None)
     special.hold(0, model, {0: model.leaf})
     special.hold(1, state, {})
-    special.own(model.leaf.ctypes.data, model.leaf.ctypes.data + model.leaf.nbytes)
     return entry, model, state
 
 
@@ -488,6 +488,29 @@ def test_many_results_and_arguments(route):
     xs = [np.arange(float(k)) for k in range(count)]
     assert all(np.array_equal(a, b) for a, b in zip(f(*xs), xs, strict=True))
     assert f(*xs[::-1])[0] == SLOW
+
+
+def test_runtime_is_written_for_other_processors_too():
+    """The same routines become object code for AArch64; only clock, pause and floating-point mode differ."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    triple = "aarch64-unknown-linux-gnu"
+    module = llvm.parse_assembly(str(emit_module(triple, capi.layout())))
+    module.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine(reloc="pic", codemodel="small")
+    text = machine.emit_assembly(module)
+    assert "fpcr" in text.lower() and "cntvct" in text.lower() and "yield" in text
+
+
+def test_specialization_may_serve_two_entries(route):
+    """A program's own entry and its user's chain share it; neither sees the other's neighbours."""
+    first = plus_one(route, 3)
+    second = plus_one(route, 4)
+    shared = specialize(programs.add_one(5), Signature((Array(F8, (5,), 0),), Fresh(F8, (5,), 1), 2))
+    first.add(shared)
+    second.add(shared)
+    assert first.call(np.zeros(5))[0] == second.call(np.zeros(5))[0] == 1
+    assert first.call(np.zeros(4))[0] == SLOW == second.call(np.zeros(3))[0]
 
 
 def test_no_memory_for_a_result_is_an_exception(route):

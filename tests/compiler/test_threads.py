@@ -175,6 +175,84 @@ def test_signal_handler_that_does_not_raise_changes_nothing():
     assert seen == [True] * 3
 
 
+def test_interrupts_at_random_moments_leave_whole_steps(route):
+    """Eighty signals over a loop of steps: the data is always that of a whole number of steps, and every step is counted once."""
+    signature = Signature((Array(F8, (200,), 0, donated=True),), Given(0), 1)
+    entry, data = entry_of(programs.long_step(200, 2000), signature, route), np.zeros(200)
+    random, steps, raised = np.random.default_rng(1), 0, 0
+    poll_ticks = runtime().get(at.POLL_TICKS)
+    runtime().put(at.POLL_TICKS, poll_ticks // 5000)        # look every 10 us, so that most signals arrive inside a call
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with threads(2):
+            while raised < 80:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-3))
+                    for _ in range(1000):
+                        entry.call(data)
+                        steps = int(data[0])
+                except KeyboardInterrupt:
+                    raised += 1
+                assert (data == data[0]).all() and steps <= data[0] <= steps + 1
+                steps = int(data[0])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        runtime().put(at.POLL_TICKS, poll_ticks)
+    assert steps > 0 and not entry.specializations[0].busy
+
+
+def test_fork_in_a_signal_handler_inside_a_call():
+    """The child has no workers to wait for: its call ends with an error, the parent's goes on."""
+    script = BEGIN + """
+def on_error(status):
+    raise ArithmeticError(status)
+threads(2)
+entry, data, children = endless_entry(), np.arange(6.0), []
+def handler(*_):
+    if children:
+        raise InterruptedError
+    children.append(os.fork())
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1, 0.2)
+try:
+    entry.call(data)
+except ArithmeticError as error:
+    right = children == [0] and error.args == (-1,) and np.array_equal(mirror_entry().call(np.ones(SIZE)), np.full(SIZE, 4.0))
+    os._exit(7 if right else 1)
+except InterruptedError:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+print("done", np.array_equal(data, np.arange(6.0)))
+"""
+    assert run(script) == ("done True\n", 0)
+
+
+def test_call_outside_the_main_thread_never_looks_for_signals():
+    """Signals reach the main thread only, so no other need ever wait for the GIL inside a call."""
+    entry, raised = endless_entry(), []
+    control = entry.specializations[0].frame[:at.CONTROL_BYTES].view(np.int64)
+
+    def work():
+        try:
+            entry.call(np.arange(6.0))
+        except ArithmeticError as error:
+            raised.append(error.args)
+
+    with threads(1):
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while not entry.specializations[0].busy:
+                time.sleep(0.001)
+            time.sleep(0.01)
+            deadline = control[at.DEADLINE // 8]
+        finally:
+            control[at.CANCEL // 8] = 1         # what its owner would do
+            thread.join(10)
+    assert deadline == at.UNTIL_NEVER and raised == [(at.CANCELLED,)]
+
+
 def test_interrupt_while_the_owner_waits_at_a_barrier():
     """The owner has nothing to do: it polls while it waits for a worker that only looks at the cancel flag."""
     text = programs.endless(6).replace("icmp eq i64 %thread, 0", "icmp ne i64 %thread, 0")
