@@ -7,6 +7,8 @@ May import: llvmlite. Read next: lanes.py.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import llvmlite.ir as ir
 import numpy as np
 
@@ -50,10 +52,10 @@ def vector_literal(scalar: str, elements: list[int]) -> str:
 
 
 class ModuleText:
-    """Functions and declarations of one module; `texts` are whole definitions."""
+    """Functions and declarations of one module; `texts` are whole definitions, whose own names begin with `prefix`."""
 
-    def __init__(self, attributes: tuple[str, ...] = ()) -> None:
-        self.attributes = " ".join(("nounwind", *attributes))
+    def __init__(self, attributes: tuple[str, ...] = (), prefix: str = "adjoint.") -> None:
+        self.attributes, self.prefix = " ".join(("nounwind", *attributes)), prefix
         self.texts: list[str] = []
         self.declares: dict[str, str] = {}
         self.defined: set[str] = set()
@@ -63,9 +65,13 @@ class ModuleText:
         self.declares[name] = f"declare {result} @{name}({arguments})"
         return f"@{name}"
 
-    def __str__(self) -> str:
-        declares = [line for name, line in self.declares.items() if name not in self.defined]
+    def print(self, known: Container[str] = ()) -> str:
+        """The text of the module; `known` names are declared already."""
+        declares = [line for name, line in self.declares.items() if name not in self.defined and name not in known]
         return "\n".join([*declares, *self.texts, f"attributes #0 = {{ {self.attributes} }}", ""])
+
+    def __str__(self) -> str:
+        return self.print()
 
 
 class Writer:
@@ -131,10 +137,10 @@ class Writer:
         self._late.append((label, lines))
         self.instructions += len(lines)
 
-    def finish(self) -> None:
-        """Hand the definition to the module."""
+    def finish(self) -> str:
+        """The whole definition."""
         cold = [line for label, lines in self._late for line in (f"{label}:", *("  " + each for each in lines))]
-        self.module.texts.append("\n".join([self._head, "entry:", *self._top, *self._lines, *cold, "}"]))
+        return "\n".join([self._head, "entry:", *self._top, *self._lines, *cold, "}"])
 
 
 class Phi:

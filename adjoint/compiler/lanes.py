@@ -32,22 +32,14 @@ class Cell(NamedTuple):
 
 @dataclass
 class Frame:
-    """What a function shares among its statements: where it is written, the pointers, the alias facts, the kernel's control."""
+    """What a function shares among its statements: where it is written, the pointers to its buffers, the alias facts."""
 
     out: Writer | Inserted
     module: ModuleText
     buffers: tuple[Buffer, ...]
-    table: str
+    bases: dict[int, str]                                                # buffer -> pointer to its element 0
     control: str | None = None
     scopes: dict[int, tuple[str, str]] = field(default_factory=dict)     # buffer -> suffix of its loads, of its stores
-    bases: dict[int, str] = field(default_factory=dict)
-
-    def base(self, buffer: int) -> str:
-        """The pointer to element 0 of a buffer, loaded once at the top of the function."""
-        if buffer not in self.bases:
-            place = self.out.at_top(f"getelementptr i8, ptr {self.table}, i64 {8 * buffer}")
-            self.bases[buffer] = self.out.at_top(f"load ptr, ptr {place}, align 8")
-        return self.bases[buffer]
 
     def overlapping(self, buffer: int) -> list[int]:
         """The buffers that may share memory with this one: itself, and what lies at the same place of the arena."""
@@ -181,7 +173,7 @@ class Lanes:
                 scaled = self._times(cell, factor)
                 vector = scaled if vector is None else self._plus(vector, scaled, self.lanes)
         kind = memory_type(self.frame.buffers[buffer].dtype)
-        base = self.frame.base(buffer)
+        base = self.frame.bases[buffer]
         pointer = base if offset.text == "0" else self.out.op(f"getelementptr {kind}, ptr {base}, i64 {offset.text}")
         if vector is None:
             return pointer, stride
@@ -411,10 +403,12 @@ def _call_where(lanes: Lanes, let: Let, given: _Operands) -> str:
     condition, *xs = given.texts
     kind, arity = given.kinds[1], len(xs) - 1
     function = masked_lane_function(lanes.frame.module, let.attr, kind, arity, given.lanes)
-    found = lanes.any(Cell(condition, given.lanes))
     vector = wide(kind, given.lanes)
     arguments = ", ".join([f"{given.type()} {condition}", *(f"{vector} {text}" for text in xs)])
     out = lanes.out
+    if isinstance(out, Inserted):
+        return out.op(f"call {vector} {function}({arguments})")
+    found = lanes.any(Cell(condition, given.lanes))
     before, rare, after = out.label, out.fresh("rare"), out.fresh("after")
     out.branch(found, rare, after)
     out.later(rare, [f"%{rare}.value = call {vector} {function}({arguments})", f"br label %{after}"])
@@ -439,7 +433,7 @@ def lane_function(module: ModuleText, symbol: str, kind: str, arity: int, lanes:
     """A function that applies `symbol` to every lane; for one lane, the symbol itself."""
     if lanes == 1:
         return module.declare(symbol, kind, ", ".join([kind] * arity))
-    name = f"adjoint.{symbol}.{lanes}"
+    name = f"{module.prefix}{symbol}.{lanes}"
     if name not in module.defined:
         _write_lane_function(module, name, symbol, kind, arity, lanes, masked=False)
     return f"@{name}"
@@ -447,10 +441,19 @@ def lane_function(module: ModuleText, symbol: str, kind: str, arity: int, lanes:
 
 def masked_lane_function(module: ModuleText, symbol: str, kind: str, arity: int, lanes: int) -> str:
     """(condition, default, operands): `symbol` in the lanes where the condition holds, elsewhere the default."""
-    name = f"adjoint.{symbol}.where.{lanes}"
+    name = f"{module.prefix}{symbol}.where.{lanes}"
     if name not in module.defined:
         _write_lane_function(module, name, symbol, kind, arity, lanes, masked=True)
     return f"@{name}"
+
+
+def _write_scalar_function(out: Writer, function: str, kind: str, arity: int) -> None:
+    """One lane: the call if the condition holds, else the default."""
+    out.branch("%c", "use", "none")
+    out.later("none", [f"ret {kind} %d"])
+    out.enter("use")
+    arguments = ", ".join(f"{kind} %x{i}" for i in range(arity))
+    out.do(f"ret {kind} {out.op(f'call {kind} {function}({arguments}) nobuiltin')}")
 
 
 def _write_lane_function(module: ModuleText, name: str, symbol: str, kind: str, arity: int, lanes: int, masked: bool) -> None:
@@ -459,14 +462,19 @@ def _write_lane_function(module: ModuleText, name: str, symbol: str, kind: str, 
     head = [f"{flags} %c, {vector} %d"] if masked else []
     out = Writer(module, name, vector, ", ".join(head + [f"{vector} %x{i}" for i in range(arity)]), linkage="internal")
     if lanes == 1:
-        arguments = ", ".join(f"{kind} %x{i}" for i in range(arity))
-        out.do(f"ret {kind} {out.op(f'call {kind} {function}({arguments}) nobuiltin')}")
-        out.finish()
+        _write_scalar_function(out, function, kind, arity)
+        module.texts.append(out.finish())
         return
+    if masked:
+        bits = out.op(f"bitcast {flags} %c to i{lanes}")
+        out.branch(out.op(f"icmp eq i{lanes} {bits}, 0"), "none", "start")
+        out.later("none", [f"ret {vector} %d"])
+        out.enter("start")
+    before = out.label
     out.jump("loop")
     out.enter("loop")
-    lane = out.phi("i64", "0", "entry")
-    total = out.phi(vector, "%d" if masked else "poison", "entry")
+    lane = out.phi("i64", "0", before)
+    total = out.phi(vector, "%d" if masked else "poison", before)
     if masked:
         out.branch(out.op(f"extractelement {flags} %c, i64 {lane.name}"), "use", "next")
         out.enter("use")
@@ -483,6 +491,6 @@ def _write_lane_function(module: ModuleText, name: str, symbol: str, kind: str, 
     out.branch(out.op(f"icmp ult i64 {following}, {lanes}"), "loop", "done")
     out.enter("done")
     out.do(f"ret {vector} {changed}")
-    out.finish()
+    module.texts.append(out.finish())
 
 

@@ -18,25 +18,26 @@ from ..errors import CompileError
 from . import control as at
 from .irtext import Inserted, ModuleText, Writer
 from .lanes import Cell, Frame, Lanes, overlap
-from .loops import Check, Contraction, Fold, Kernel, Loop, Program, Statement, Store
+from .loops import Check, Contraction, Fold, Kernel, Load, Loop, Program, Statement, Store
 from .matmul import lower_contraction, scratch_bytes
 from .nests import Nest, walk
 from .target import Target, host_target
 
 PARALLEL_COST = 60_000       # scalar operations below which a second thread costs more than it saves
 POLL_COST = 4_000_000        # scalar operations between two looks at the cancel flag, about a millisecond
+_LISTS = 1000                # number of the first list of alias scopes
 
 
 @dataclass(frozen=True)
 class Step:
-    """A function over [0, extent), to be cut at multiples of `grain`."""
+    """A function over [0, extent), to be cut at multiples of `grain`; it takes the pointers `buffers`, or the whole table."""
 
     function: str
     extent: int
     grain: int
     cost: float
     checks: bool = False
-    takes_scratch: bool = False
+    buffers: tuple[int, ...] | None = None
 
     @property
     def parallel(self) -> bool:
@@ -103,63 +104,67 @@ def _parse(text: str) -> binding.ModuleRef:
 def emit_modules(program: Program, target: Target) -> tuple[str, str | None, list[Step]]:
     """(LLVM text of the kernels and of `program`, text of the matrix products or None, the steps)."""
     text = ModuleText(target.attributes())
-    facts = AliasFacts(program)
-    products = ir.Module(name="products")
+    kernels, products = Kernels(text, program, target), Products(text, program, target)
     steps: list[Step] = []
-    commit, has_products = 0, False
+    commit = 0
     for number, step in enumerate(program.steps):
         if number == program.commit:
             commit = len(steps)
-        if isinstance(step, Contraction):
-            has_products = True
-            steps += _emit_contraction(text, products, program, step, target)
-        else:
-            steps.append(_emit_kernel(text, program, step, number, target, facts))
+        steps += products.emit(step) if isinstance(step, Contraction) else [kernels.emit(step)]
     if program.commit >= len(program.steps):
         commit = len(steps)
     ProgramWriter(text, program, steps, commit).write()
     head = f'target triple = "{target.triple}"\n'
-    return head + str(text) + facts.lines(), (product_text(products) if has_products else None), steps
+    return head + str(text) + kernels.metadata(), (str(products) if products.steps else None), steps
 
 
-class AliasFacts:
-    """Which loads no store of a kernel can touch, as LLVM's alias scopes: one scope per buffer."""
+class Kernels:
+    """The functions of the kernels; kernels whose text is the same share one."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self._lists: dict[tuple[int, ...], int] = {}
+    def __init__(self, text: ModuleText, program: Program, target: Target) -> None:
+        self.text, self.program, self.target = text, program, target
+        self.names: dict[str, str] = {}
+        self.lists: dict[tuple[int, ...], int] = {}
 
-    def _list(self, scopes: tuple[int, ...]) -> str:
-        number = self._lists.setdefault(scopes, len(self._lists) + len(self.program.buffers) + 1)
-        return f"!{number}"
+    def emit(self, kernel: Kernel) -> Step:
+        """The step of a kernel."""
+        used = tuple(dict.fromkeys(each.buffer for each in walk(kernel.body) if isinstance(each, Load | Store)))
+        name = f"kernel_{len(self.names)}"
+        pointers = "".join(f"ptr %b{place}, " for place in range(len(used)))
+        out = Writer(self.text, name, "void", f"{pointers}i64 %begin, i64 %end, ptr %control")
+        bases = {buffer: f"%b{place}" for place, buffer in enumerate(used)}
+        frame = Frame(out, self.text, self.program.buffers, bases, "%control", self.alias_facts(kernel.body, used))
+        grain = Nest(frame, self.target).kernel(kernel.var, kernel.extent, kernel.body, "%begin", "%end")
+        out.do("ret void")
+        written = out.finish()
+        key = written.replace(f"@{name}(", "@(", 1)
+        if key not in self.names:
+            self.names[key] = name
+            self.text.texts.append(written)
+        checks = any(isinstance(each, Check) for each in walk(kernel.body))
+        cost = kernel.cost or kernel.extent * operations(kernel.body)
+        return Step(self.names[key], kernel.extent, grain, cost, checks, used)
 
-    def of(self, body: Sequence[Statement]) -> dict[int, tuple[str, str]]:
-        """For each buffer the metadata of its loads and of its stores."""
-        buffers = self.program.buffers
-        stored = sorted({each.buffer for each in walk(body) if isinstance(each, Store)})
+    def alias_facts(self, body: Sequence[Statement], used: tuple[int, ...]) -> dict[int, tuple[str, str]]:
+        """Which loads no store of the kernel can touch, as LLVM's alias scopes: scope n is the function's pointer n - 1."""
+        stored = {each.buffer for each in walk(body) if isinstance(each, Store)}
+        places = [(place, buffer) for place, buffer in enumerate(used, 1) if buffer in stored]
         found = {}
-        for buffer in range(len(buffers)):
-            apart = tuple(other + 1 for other in stored if not overlap(buffers, buffer, other))
-            loads = f", !noalias {self._list(apart)}" if apart else ""
-            found[buffer] = (loads, f", !alias.scope {self._list((buffer + 1,))}{loads}")
+        for place, buffer in enumerate(used, 1):
+            apart = tuple(other for other, there in places if not overlap(self.program.buffers, buffer, there))
+            loads = f", !noalias !{self._list(apart)}" if apart else ""
+            found[buffer] = (loads, f", !alias.scope !{self._list((place,))}{loads}")
         return found
 
-    def lines(self) -> str:
-        scopes = [f"!{number} = distinct !{{!{number}, !0}}" for number in range(1, len(self.program.buffers) + 1)]
-        lists = [f"!{number} = !{{{', '.join(f'!{each}' for each in scopes_)}}}" for scopes_, number in self._lists.items()]
-        return "\n".join(["!0 = distinct !{!0}", *scopes, *lists, ""])
+    def _list(self, scopes: tuple[int, ...]) -> int:
+        return self.lists.setdefault(scopes, _LISTS + len(self.lists))
 
-
-def _emit_kernel(
-        text: ModuleText, program: Program, kernel: Kernel, number: int, target: Target, facts: AliasFacts) -> Step:
-    name = f"kernel_{number}"
-    out = Writer(text, name, "void", "ptr %buffers, i64 %begin, i64 %end, ptr %control")
-    frame = Frame(out, text, program.buffers, "%buffers", "%control", facts.of(kernel.body))
-    grain = Nest(frame, target).kernel(kernel.var, kernel.extent, kernel.body, "%begin", "%end")
-    out.do("ret void")
-    out.finish()
-    checks = any(isinstance(each, Check) for each in walk(kernel.body))
-    return Step(name, kernel.extent, grain, kernel.cost or kernel.extent * operations(kernel.body), checks)
+    def metadata(self) -> str:
+        """The scopes, and the lists of scopes that instructions name."""
+        scopes = sorted({scope for scopes in self.lists for scope in scopes})
+        lines = [f"!{scope} = distinct !{{!{scope}, !0}}" for scope in scopes]
+        lines += [f"!{number} = !{{{', '.join(f'!{each}' for each in scopes)}}}" for scopes, number in self.lists.items()]
+        return "\n".join(["!0 = distinct !{!0}", *lines, ""])
 
 
 def operations(body: Sequence[Statement]) -> float:
@@ -167,54 +172,60 @@ def operations(body: Sequence[Statement]) -> float:
     return sum(max(each.extent, 1) * operations(each.body) if isinstance(each, Loop | Fold) else 1.0 for each in body)
 
 
-def _emit_contraction(
-        text: ModuleText, products: ir.Module, program: Program, step: Contraction, target: Target) -> list[Step]:
-    def poll(builder: ir.IRBuilder, control: ir.Value) -> ir.Value:
-        return builder.call(_external(builder.module, "adjoint_poll", ir.IntType(1), [ir.PointerType()]), [control])
+class Products:
+    """The module of the matrix products, which llvmlite.ir builds, and the text that their epilogues add to it."""
 
-    def epilogue(builder, contraction, buffers, accumulator, b, m, n, mask) -> None:
-        emit_epilogue(builder, text, program, contraction, buffers, accumulator, (b, m, n), mask)
+    def __init__(self, text: ModuleText, program: Program, target: Target) -> None:
+        self.text, self.program, self.target = text, program, target
+        self.module = ir.Module(name="products")
+        self.extra = ModuleText(target.attributes(), prefix="products.")
+        self.steps = 0
 
-    found = []
-    for part in lower_contraction(products, step, epilogue, target, poll):
-        part.function.linkage = ""
-        text.declare(part.function.name, "void", "ptr, i64, i64, ptr, ptr")
-        found.append(Step(part.function.name, part.extent, 1, part.cost, takes_scratch=True))
-    return found
+    def emit(self, contraction: Contraction) -> list[Step]:
+        """The steps of a contraction."""
+        found = []
+        for part in lower_contraction(self.module, contraction, self.epilogue, self.target, self.poll):
+            part.function.linkage = ""
+            self.text.declare(part.function.name, "void", "ptr, i64, i64, ptr, ptr")
+            found.append(Step(part.function.name, part.extent, 1, part.cost))
+        self.steps += len(found)
+        return found
+
+    def poll(self, builder: ir.IRBuilder, control: ir.Value) -> ir.Value:
+        name, kind = "adjoint_poll", ir.FunctionType(ir.IntType(1), [ir.PointerType()])
+        return builder.call(self.module.globals.get(name) or ir.Function(self.module, kind, name), [control])
+
+    def epilogue(self, builder: ir.IRBuilder, contraction: Contraction, buffers: ir.Value, accumulator: ir.Value,
+                 b: ir.Value, m: ir.Value, n: ir.Value, mask: ir.Value | None) -> None:
+        """The epilogue for one vector of the product, into the block that `builder` writes; lanes run along columns."""
+        out, body = Inserted(builder, self.extra), contraction.epilogue
+        used = dict.fromkeys(each.buffer for each in body if isinstance(each, Load | Store))
+        bases = {buffer: load_pointer(out, buffers.get_reference(), buffer) for buffer in used}
+        lanes = Lanes(Frame(out, self.extra, self.program.buffers, bases))
+        for var, value in zip(contraction.variables, (b, m, n), strict=True):
+            lanes.vars[var] = Cell(value.get_reference())
+        count = accumulator.type.count
+        with lanes.along(contraction.variables[2], count):
+            lanes.mask = None if mask is None else mask.get_reference()
+            lanes.values[contraction.accumulator] = Cell(accumulator.get_reference(), count)
+            for statement in body:
+                lanes.statement(statement)
+
+    def __str__(self) -> str:
+        return str(self.module) + "\n" + self.extra.print(known=self.module.globals)
 
 
-def _external(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
-
-
-def emit_epilogue(builder: ir.IRBuilder, text: ModuleText, program: Program, contraction: Contraction,
-                  buffers: ir.Value, accumulator: ir.Value, place: tuple[ir.Value, ...], mask: ir.Value | None) -> None:
-    """The epilogue for one vector of the product, into the block that `builder` is writing; lanes run along the columns."""
-    declares = ModuleText()
-    lanes = Lanes(Frame(Inserted(builder, declares), declares, program.buffers, buffers.get_reference()))
-    for var, value in zip(contraction.variables, place, strict=True):
-        lanes.vars[var] = Cell(value.get_reference())
-    count = accumulator.type.count
-    with lanes.along(contraction.variables[2], count):
-        lanes.mask = None if mask is None else mask.get_reference()
-        lanes.values[contraction.accumulator] = Cell(accumulator.get_reference(), count)
-        for statement in contraction.epilogue:
-            lanes.statement(statement)
-    needed = builder.module.__dict__.setdefault("declared_by_epilogues", {})     # printed with the module, unless it declares them too
-    needed.update(declares.declares)
-
-
-def product_text(module: ir.Module) -> str:
-    """The module of the matrix products, with what its epilogues declare."""
-    needed = module.__dict__.get("declared_by_epilogues", {})
-    return "\n".join([str(module), *(line for name, line in needed.items() if name not in module.globals)]) + "\n"
+def load_pointer(out: Inserted | Writer, table: str, number: int) -> str:
+    """An entry of the table of pointers."""
+    place = out.op(f"getelementptr i8, ptr {table}, i64 {8 * number}")
+    return out.op(f"load ptr, ptr {place}, align 8")
 
 
 class ProgramWriter:
     """`i64 program(ptr buffers, i64 thread, i64 threads, ptr control)`: the steps in order, for one of the threads."""
 
     def __init__(self, text: ModuleText, program: Program, steps: list[Step], commit: int) -> None:
-        self.program, self.steps, self.commit = program, steps, commit
+        self.text, self.program, self.steps, self.commit = text, program, steps, commit
         self.out = Writer(text, "program", "i64", "ptr %buffers, i64 %thread, i64 %threads, ptr %control", linkage="")
         self.barrier = text.declare("adjoint_barrier", "i64", "ptr, i64")
         self.poll = text.declare("adjoint_poll", "i1", "ptr")
@@ -224,9 +235,8 @@ class ProgramWriter:
         many = out.op("icmp sgt i64 %threads, 1")
         first = out.op("icmp eq i64 %thread, 0")
         scratch = "null"
-        if any(step.takes_scratch for step in self.steps):
-            place = out.op(f"getelementptr i8, ptr %buffers, i64 {8 * len(self.program.buffers)}")
-            scratch = out.op(f"load ptr, ptr {place}, align 8")
+        if any(step.buffers is None for step in self.steps):
+            scratch = load_pointer(out, "%buffers", len(self.program.buffers))
         for number, step in enumerate(self.steps):
             if number:
                 self._between(number, many)
@@ -236,7 +246,7 @@ class ProgramWriter:
         if self.commit == len(self.steps) and self.steps:
             self._between(len(self.steps), many)
         out.do("ret i64 0")
-        out.finish()
+        self.text.texts.append(out.finish())
 
     def _between(self, number: int, many: str) -> None:
         """What separates step number - 1 from the next: a barrier, and a way out."""
@@ -311,9 +321,12 @@ class ProgramWriter:
     def _call(self, step: Step, begin: str, end: str, scratch: str, number: int) -> None:
         """The step over [begin, end); a long one in pieces, with a look at the cancel flag before each."""
         out = self.out
-        middle = f"ptr {scratch}, " if step.takes_scratch else ""
-        if step.takes_scratch or step.cost < POLL_COST or number >= self.commit or step.extent <= step.grain:
-            out.do(f"call void @{step.function}(ptr %buffers, i64 {begin}, i64 {end}, {middle}ptr %control)")
+        if step.buffers is None:
+            out.do(f"call void @{step.function}(ptr %buffers, i64 {begin}, i64 {end}, ptr {scratch}, ptr %control)")
+            return
+        pointers = "".join(f"ptr {load_pointer(out, '%buffers', buffer)}, " for buffer in step.buffers)
+        if step.cost < POLL_COST or number >= self.commit or step.extent <= step.grain:
+            out.do(f"call void @{step.function}({pointers}i64 {begin}, i64 {end}, ptr %control)")
             return
         pieces = min(-(-step.extent // step.grain), int(step.cost / POLL_COST) + 1)
         size = -(-step.extent // (pieces * step.grain)) * step.grain
@@ -329,7 +342,7 @@ class ProgramWriter:
         out.enter(body)
         following = out.op(f"add i64 {start.name}, {size}")
         stop = out.op(f"select i1 {out.op(f'icmp slt i64 {following}, {end}')}, i64 {following}, i64 {end}")
-        out.do(f"call void @{step.function}(ptr %buffers, i64 {start.name}, i64 {stop}, ptr %control)")
+        out.do(f"call void @{step.function}({pointers}i64 {start.name}, i64 {stop}, ptr %control)")
         out.close(start, following)
         out.jump(head)
         out.enter(after)
