@@ -173,7 +173,8 @@ UFUNCS["clip"] = UFUNCS.pop("clip_ufunc")
 
 REFUSED.update(
     frexp="Use np.log2 and np.floor to find exponents.", ldexp="Write x * 2.0 ** n.", nextafter="It has no derivative: compute it outside.",
-    spacing="It has no derivative: compute it outside.", gcd="Compute it outside of the function.", lcm="Compute it outside of the function.",
+    spacing="It has no derivative: compute it outside.", gcd="Compute it outside of the function.",
+    lcm="Compute it outside of the function.",
     bitwise_count="Count with shifts and masks.", isnat="Dates are not supported.")
 
 
@@ -229,7 +230,7 @@ def _concrete(function: Callable, remedy: str) -> Callable:
 
 
 for _name in ("nonzero", "argwhere", "flatnonzero"):
-    FUNCTIONS[getattr(np, _name)] = _concrete(getattr(np, _name), "Keep the shape: np.where(mask, x, other), or np.sum(mask) for the count.")
+    FUNCTIONS[getattr(np, _name)] = _concrete(getattr(np, _name), "Keep the shape: np.where(mask, x, y); the count is np.sum(mask).")
 
 
 @implements()

@@ -92,7 +92,7 @@ def _item(item: Any) -> list:
         return [("array", array)]
     if array.dtype == np.bool_:
         return [("mask", array)] if array.ndim else [("flag", np.zeros(int(array), np.int64))]
-    return [("int", int(array))] if array.ndim == 0 else [("array", array.astype(np.int64))]
+    return [("copy", None), ("int", int(array))] if array.ndim == 0 else [("array", array.astype(np.int64))]
 
 
 def _array_index(item: Any) -> Any:
@@ -153,6 +153,8 @@ def parse(x: Any, index: Any) -> Selection:
     masks = [item for item in (index if isinstance(index, tuple) else (index,)) if _mask_rank(item)]
     items = _listed(index, len(shape) - sum(map(_mask_rank, masks)))
     items = _expand_masks(items, shape)
+    copied = ("copy", None) in items                       # an array of no axes is an integer, but NumPy returns a copy
+    items = [item for item in items if item != ("copy", None)] if copied else items
     advanced = any(kind in ("array", "flag") and aval_of(item).ndim for kind, item in items)
     bounds, middle, axes, indices, spots = [], [], [], [], []
     for spot, (kind, item) in enumerate(items):
@@ -175,7 +177,7 @@ def parse(x: Any, index: Any) -> Selection:
         elif kind == "new":
             middle.append(1)
     return Selection(tuple(bounds), tuple(middle), tuple(axes), tuple(indices), _place(spots, axes) if advanced else 0,
-                     all(kind != "gap" for kind, _ in items), not advanced)
+                     all(kind != "gap" for kind, _ in items), not advanced and not copied)
 
 
 def _mask_rank(item: Any) -> int:
@@ -216,7 +218,7 @@ def getitem(x: Tracer, index: Any) -> Any:
     shape = s.shape
     if shape == () and s.scalar:
         y = select(x, s)
-    elif not s.axes:
+    elif s.basic and not s.axes:
         y = slice_cell(x, s.bounds, s.middle)
     else:
         y = select(x, s)

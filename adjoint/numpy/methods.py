@@ -154,7 +154,8 @@ def in_numpy(name: str) -> Callable:
 
 install(**{name: in_numpy(name) for name in (
     "all", "any", "argmax", "argmin", "argsort", "clip", "cumprod", "cumsum", "diagonal", "dot", "max", "mean", "min", "prod", "ptp",
-    "ravel", "repeat", "round", "searchsorted", "squeeze", "std", "sum", "swapaxes", "take", "trace", "var", "choose", "compress", "nonzero")})
+    "ravel", "repeat", "round", "searchsorted", "squeeze", "std", "sum", "swapaxes", "take", "trace", "var", "choose", "compress",
+    "nonzero")})
 
 
 def _varargs(args: tuple) -> Any:
@@ -209,10 +210,10 @@ def tolist(x: Tracer) -> Any:
 
 def array_namespace(x: Tracer, *, api_version: str | None = None) -> Any:
     """The array API namespace: adjoint.numpy."""
-    return _NAMESPACE[0]
+    return NAMESPACE[0]
 
 
-_NAMESPACE: list[Any] = []          # filled by the package when it is complete
+NAMESPACE: list[Any] = []          # filled by the package when it is complete
 
 
 def _set_imaginary(x: Tracer, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Products of arrays: matmul, dot, einsum and their relatives, all made of one contraction of two labelled arrays.
 
 Invariant: labels name axes; equal labels are multiplied together, labels missing in the result are summed over.
-May import: L0-L2, registry, elementwise. Read next: einsum.py.
+May import: L0-L2, registry, elementwise. Read next: summation.py.
 """
 
 from __future__ import annotations

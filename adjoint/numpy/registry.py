@@ -104,6 +104,12 @@ def convert(x: Any, dtype: Any) -> Any:
     return x if aval.dtype == dtype and not aval.weak else bind(TABLE["convert"], x, dtype=dtype)
 
 
+def floating(x: Any) -> Any:
+    """x as an array of floats: integers become float64."""
+    x = strong(value_of(x))
+    return x if aval_of(x).dtype.kind == "f" else convert(x, np.float64)
+
+
 def reshaped(x: Any, shape: tuple[int, ...]) -> Any:
     """x under another shape; itself if it already has it."""
     return x if aval_of(x).shape == tuple(shape) else bind(TABLE["reshape"], x, shape=tuple(shape))
