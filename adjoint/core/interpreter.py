@@ -86,7 +86,7 @@ def known(x: Any) -> Any:
 
 def escaped(x: Tracer) -> EscapedTracerError:
     return EscapedTracerError(explain(
-        f"a traced value {x.aval} is used after its {x.owner.name} has ended, or outside of it.",
+        f"a traced value {x.aval} is used after {x.owner.name} has ended, or outside of it.",
         remedy="Return the value from the function instead of storing it outside, and use the returned array."))
 
 

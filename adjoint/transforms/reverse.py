@@ -75,7 +75,7 @@ class Tape(Interpreter):
         if not reached or aval.dtype.kind != "f" or primitive.kind == "constant":
             return Tracer(self, (y, 0), aval)
         self.count = number = self.count + 1
-        self.entries.append((primitive, xs, params, y, parents, number))
+        self.entries.append((primitive, tuple(xs), params, y, tuple(parents), number))     # tuples: half the memory of lists
         return Tracer(self, (y, number), aval)
 
     def _perform(self, primitive: Any, xs: list, parents: list, params: dict) -> tuple[Any, dict]:
@@ -94,7 +94,7 @@ class Tape(Interpreter):
         if not reached:
             return tuple([Tracer(self, (y, 0), aval) for y, aval in zip(ys, avals, strict=True)])
         self.count += len(ys)
-        self.entries.append((primitive, xs, params, ys, parents, first))
+        self.entries.append((primitive, tuple(xs), params, ys, tuple(parents), first))
         return tuple([Tracer(self, (y, first + i if aval.dtype.kind == "f" else 0), aval)
                       for i, (y, aval) in enumerate(zip(ys, avals, strict=True))])
 

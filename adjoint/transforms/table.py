@@ -40,8 +40,7 @@ class Trace(Graph):
 
     def value(self) -> Any:
         """The result at the values of the trace."""
-        with interpreting(EVALUATION):
-            return unflatten(self.structure, self.evaluate(bind, *self.leaves))
+        return unflatten(self.structure, self.evaluate(bind, *self.leaves))
 
     def table(self) -> str:
         """Forward primal trace and reverse adjoint trace, side by side; read the right one from the bottom upwards."""
@@ -70,8 +69,7 @@ def trace(function: Callable) -> Callable[..., Trace]:
     """
     @functools.wraps(function)
     def traced(*args: Any) -> Trace:
-        with interpreting(EVALUATION):
-            closed = close(function, *args)
+        closed = close(function, *args)
         return Trace(closed.graph, closed.leaves, closed.structure, _argument_names(function, args))
     return traced
 
