@@ -137,7 +137,8 @@ def elementwise(*, partials: tuple, lower: Callable | None, domain: Any = (-2.0,
         row = register(Primitive(
             name, kind, body, shape, jvp, vjp, lambda args, axes, **params: (bind(row, *align(args, axes), **params), 0),
             Scalar(lower) if lower else None, samples=samples or (lambda rng: elementwise_samples(rng, arity, domain)), bound=bound,
-            doc=body.__doc__ or "", traits=dict(traits, domain=domain, kinks=kinks, floating=floating, operator=operator),
+            doc=body.__doc__ or "",
+            traits=dict(traits, domain=domain, kinks=kinks, floating=floating, operator=operator, accepts=accepts),
             prepare=prepare or (promote_floating if floating else promote_args)))
         return row
     return decorate

@@ -20,10 +20,18 @@ from .kinds import along, elementwise, stepwise
 
 
 @stepwise(arity=1, reason="piecewise constant; at 0 the subgradient 0", accepts="iuf", selects=True,
-          lower=lambda e, x: e.select(e.gt(x, 0), 1, e.select(e.lt(x, 0), -1, x) if x.dtype.kind != "u" else x))
+          lower=lambda e, x: _emit_sign(e, x))
 def sign(x):
-    """Sign: 1, 0 or -1; NaN for NaN."""
+    """Sign: 1, 0 or -1; NaN for NaN, 0 for -0."""
     return np.sign(x)
+
+
+def _emit_sign(e: Any, x: Any) -> Any:
+    zero = e.const(0, x)
+    if x.dtype.kind == "u":
+        return e.select(e.gt(x, zero), 1, zero)
+    rest = zero if x.dtype.kind == "i" else e.select(e.ne(x, x), x, zero)
+    return e.select(e.gt(x, zero), 1, e.select(e.lt(x, zero), -1, rest))
 
 
 @elementwise(partials=(lambda y, x: sign(x),), lower=lambda e, x: e.abs(x), operator=True, selects=True, bound=0.0,
@@ -63,8 +71,8 @@ def minimum(x, y):
     return np.minimum(x, y)
 
 
-@elementwise(partials=(along(lambda t, y, x: where(greater(x, 0.0), t, 0.0)),), lower=lambda e, x: e.maximum(x, 0), accepts="iuf",
-             selects=True, bound=0.0, kinks=(((0.0,), (0.0,)),))
+@elementwise(partials=(along(lambda t, y, x: where(greater(x, 0.0), t, 0.0)),), accepts="iuf",
+             lower=lambda e, x: e.select(e.le(x, 0), e.const(0, x), x), selects=True, bound=0.0, kinks=(((0.0,), (0.0,)),))
 def relu(x):
     """Rectified linear unit: y = max(x, 0), dy/dx = 1 for x > 0, else 0 (0 at the kink; `maximum(x, 0)` gives 1/2 there)."""
     return np.maximum(x, 0)

@@ -73,8 +73,13 @@ def castings(row: Primitive, args: tuple, params: dict) -> Iterator[tuple]:
     yield tuple(a.astype(np.float32) if a.dtype.kind == "f" else a for a in args)
     accepted = row.traits.get("accepts", "")
     if all(a.dtype.kind == "f" for a in args) and "i" in accepted and not any(v < 0 for v in params.values() if isinstance(v, int)):
-        for dtype in (np.int64, np.int32, np.uint8):
-            yield tuple((np.abs(a) * 3 + 1).astype(dtype) for a in args)
+        domain = row.traits["domain"]
+        domains = [domain] * len(args) if np.ndim(domain[0]) == 0 else domain
+        whole = [np.clip(np.round(np.abs(a) * 3) + 1, 0, max(0, high)) for a, (_, high) in zip(args, domains, strict=True)]
+        yield tuple(a.astype(np.int64) for a in whole)
+        yield tuple(a.astype(np.int32) for a in whole)
+        if all(a.ndim for a in args):            # of scalars NumPy reports that they wrap
+            yield tuple(a.astype(np.uint8) for a in whole)
 
 
 def equal(a: Any, b: Any) -> bool:
