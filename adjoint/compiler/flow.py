@@ -1,7 +1,7 @@
-"""Structured control flow and byte addresses in LLVM IR: the few words that every emitter of native loops is written with.
+"""Structured control flow, addresses and constant records in LLVM IR: what the emitters of native loops are written with.
 
-Every loop tests first, so an extent of 0 runs nothing. Addresses are byte offsets from opaque pointers, in i64 that may wrap (no
-nsw, no inbounds, never inttoptr). May import: llvmlite. Read next: matmul.py, pack.py.
+Every loop tests first, so an extent of 0 runs nothing. Addresses are byte offsets from opaque pointers, in i64 that may
+wrap (no nsw, no inbounds, never inttoptr). May import: llvmlite. Read next: matmul.py, pack.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def element_type(dtype: np.dtype) -> ir.Type:
 
 
 @contextmanager
-def counted_loop(builder: ir.IRBuilder, begin: ir.Value, end: ir.Value, step: int | ir.Value = 1) -> Iterator[ir.Value]:
+def counted_loop(
+    builder: ir.IRBuilder, begin: ir.Value, end: ir.Value, step: int | ir.Value = 1
+) -> Iterator[ir.Value]:
     """for (i = begin; i < end; i += step): the `with` body is emitted inside and receives i."""
     before = builder.block
     inside = builder.append_basic_block("loop")
@@ -79,6 +81,11 @@ def lanes_below(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
     return builder.icmp_signed("<", numbers, splat(builder, count, lanes))
 
 
+def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
+    """The declaration of an external function or intrinsic, made on first use."""
+    return module.globals.get(name) or ir.Function(module, kind, name)
+
+
 def masked_load(builder: ir.IRBuilder, pointer: ir.Value, mask: ir.Value, vector: ir.VectorType) -> ir.Value:
     """Lanes of `mask` read from memory, the others zero and not touched."""
     name = f"llvm.masked.load.v{vector.count}{vector.element.intrinsic_name}.p0"
@@ -93,12 +100,41 @@ def fused_multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Va
     return builder.call(declared(builder.module, name, ir.FunctionType(vector, [vector] * 3)), [a, b, c])
 
 
-def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
-    """The declaration of an external function or intrinsic, made on first use."""
-    return module.globals.get(name) or ir.Function(module, kind, name)
-
-
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     """Ask for the line at `address`, which may be any address, in the second cache level."""
     function = declared(builder.module, "llvm.prefetch.p0", ir.FunctionType(VOID, [PTR, I32, I32, I32]))
     builder.call(function, [address, *(ir.Constant(I32, value) for value in (0, 2, 1))])
+
+
+class _Callee:
+    """A pointer with the type that llvmlite wants to see when it writes a call."""
+
+    def __init__(self, pointer: ir.Value, kind: ir.FunctionType) -> None:
+        self.function_type, self.type, self._pointer = kind, pointer.type, pointer
+
+    def get_reference(self) -> str:
+        return self._pointer.get_reference()
+
+
+def call_pointer(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.FunctionType, args: list[ir.Value]) -> ir.Value:
+    """Call the function of type `kind` that `pointer` points to."""
+    return builder.call(_Callee(pointer, kind), args)
+
+
+def record(module: ir.Module, name: str, fields: dict[str, int]) -> ir.GlobalVariable:
+    """A constant of the module holding the values of `fields` as i64, in their order."""
+    values = ir.Constant(ir.ArrayType(I64, len(fields)), [i64(value) for value in fields.values()])
+    variable = ir.GlobalVariable(module, values.type, module.get_unique_name(name))
+    variable.initializer, variable.global_constant, variable.linkage = values, True, "internal"
+    return variable
+
+
+class Fields:
+    """Reads a `record` whose fields have these names, each where it is asked for."""
+
+    def __init__(self, builder: ir.IRBuilder, pointer: ir.Value, names: tuple[str, ...]) -> None:
+        self._builder, self._pointer, self._names = builder, pointer, names
+
+    def __getitem__(self, name: str) -> ir.Value:
+        place = at(self._builder, self._pointer, i64(8 * self._names.index(name)))
+        return self._builder.load(place, typ=I64, align=8)

@@ -1,9 +1,9 @@
 """The microkernel: a tile of C, held in registers, accumulates A B serially over k with fma.
 
-C[r, :] += sum over k of A[r, k] B[k, :] for `rows` x (`vectors` x lanes) elements. All strides are arguments in bytes, so one
-function serves every layout of A (plain, transposed, packed, broadcast) and of B (packed or in place) and all call sites of a
-module. It has no masks: rows past the last are clamped onto it (they recompute and store the same values), and tiles that C
-cannot take whole go through a buffer. May import: llvmlite, flow.py, target.py. Read next: matmul.py.
+C[r, :] += sum over k of A[r, k] B[k, :] for `rows` x (`vectors` x lanes) elements. All strides are arguments in bytes:
+one function serves every layout of A (plain, transposed, packed) and B (packed, in place), and all calls of a module. It
+has no masks: rows past the last are clamped onto it (they recompute and store the same values), and tiles that C cannot
+take whole go through a buffer. May import: llvmlite, flow.py, target.py. Read next: product.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,26 @@ from dataclasses import dataclass
 import llvmlite.ir as ir
 import numpy as np
 
-from adjoint.compiler.flow import I1, I64, PTR, VOID, at, element_type, fused_multiply_add, i64, minimum, prefetch, splat
-from adjoint.compiler.target import Target, mark
+from .flow import (
+    I1,
+    I64,
+    PTR,
+    VOID,
+    at,
+    element_type,
+    fused_multiply_add,
+    i64,
+    minimum,
+    prefetch,
+    splat,
+)  # fmt: skip
+from .target import Target, mark
+
+# void(a, b, c, k, a_row, a_step, b_step, c_row, rows, resume, ahead, ahead_step)
+KERNEL_TYPE = ir.FunctionType(VOID, [PTR, PTR, PTR, *[I64] * 6, I1, PTR, I64])
+
+GROUP = 4                # steps of k between two requests for memory ahead
+ASK = 2                  # lines of 64 bytes in one request
 
 
 @dataclass(frozen=True)
@@ -26,27 +44,24 @@ class Tile:
 
 
 def wide_tile(target: Target) -> Tile:
-    """The tile that hides the latency of fma and loads least per fma: 24 accumulators of 32 registers, or 12 of 16."""
+    """Hides the latency of fma and loads least per fma: 24 accumulators of 32 registers, or 12 of 16."""
     return Tile(6, 4) if target.vector_registers >= 32 else Tile(6, 2)
 
-
-GROUP = 4        # steps of k between two requests for memory ahead
-ASK = 2          # lines of one request
 
 NARROW = Tile(8, 1)
 ROW = Tile(1, 8)
 
 
 def microkernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile) -> ir.Function:
-    """void(a, b, c, k, a_row, a_step, b_step, c_row, rows, resume): one per tile and dtype in a module, strides in bytes.
+    """The function of KERNEL_TYPE for this tile: one per tile and dtype in a module. Strides are in bytes.
 
-    resume: start from the tile in C (a later block of k) instead of zero. 0 <= k; 1 <= rows, of which at most tile.rows are used.
+    k >= 0 and rows >= 1, of which at most tile.rows are used. resume: start from the tile in C (a later block of k)
+    instead of zero. Meanwhile ASK lines at `ahead`, then at every further `ahead_step`, are fetched into the cache.
     """
     name = f"microkernel_{np.dtype(dtype).name}_{tile.rows}x{tile.vectors}"
     if name in module.globals:
         return module.globals[name]
-    kind = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, I64, I64, I64, I1, PTR, I64])
-    function = mark(ir.Function(module, kind, name), target)
+    function = mark(ir.Function(module, KERNEL_TYPE, name), target)
     function.linkage = "internal"
     function.attributes.add("noinline")
     _Emission(function, target, dtype, tile).emit()
@@ -54,7 +69,7 @@ def microkernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile) 
 
 
 class _Emission:
-    """One microkernel while it is written: entry -> (resume) -> loop over k -> finish."""
+    """One microkernel while it is written: entry, (resume), groups of k, in each a loop over k, finish."""
 
     def __init__(self, function: ir.Function, target: Target, dtype: np.dtype, tile: Tile) -> None:
         self.function, self.tile = function, tile
@@ -93,7 +108,8 @@ class _Emission:
             phi.add_incoming(value, following)
         builder.cbranch(builder.icmp_signed("!=", left_after, i64(0)), group, finish)
         builder.position_at_end(finish)
-        tile = [_phi(builder, (before, ready), (after, following)) for before, after in zip(start, state[2:], strict=True)]
+        pairs = zip(start, state[2:], strict=True)
+        tile = [_phi(builder, (before, ready), (after, following)) for before, after in pairs]
         for (r, v), value in zip(self.places, tile, strict=True):
             builder.store(value, self._place(builder, self.c_rows[r], v), align=self.align)
         builder.ret_void()
@@ -105,7 +121,10 @@ class _Emission:
             prefetch(builder, at(builder, soon, i64(64 * line)))
         return at(builder, soon, step)
 
-    def _accumulate(self, builder, before, loop, after, count, outer) -> list[ir.Value]:  # noqa: ANN001
+    def _accumulate(
+        self, builder: ir.IRBuilder, before: ir.Block, loop: ir.Block, after: ir.Block, count: ir.Value,
+        outer: list[ir.Value],
+    ) -> list[ir.Value]:  # fmt: skip
         """`count` steps of k: each one column of A times one row of B, an outer product of registers."""
         a_step, b_step = self.function.args[5:7]
         builder.position_at_end(loop)

@@ -1,20 +1,27 @@
 """How a Contraction is cut: which operand runs along the lanes, the tiles, what is packed, the blocks of k.
 
-A plan is a pure function of the contraction and the target; the number of threads never enters, and no choice changes a bit of the
-result. May import: loops.py, target.py, microkernel.py. Read next: matmul.py.
+A plan is a pure function of the contraction and the target; the number of threads never enters, and no choice changes a
+bit of the result. Its records are what the shared functions read. May import: loops.py, target.py, microkernel.py,
+pack.py. Read next: matmul.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from adjoint.compiler.loops import Contraction, Operand, Store
-from adjoint.compiler.microkernel import NARROW, ROW, Tile, wide_tile
-from adjoint.compiler.target import Target
+from .loops import Contraction, Operand, Store
+from .microkernel import ASK, GROUP, NARROW, ROW, Tile, wide_tile
+from .pack import K_ROWS
+from .target import Target
 
-K_BLOCK = 1024           # above this many k a panel of B no longer stays in the second cache level beside a chunk of A
-K_ROWS = 32              # rows of the source that one parallel work item of packing copies
-CHUNK_ROWS = 96          # rows of A that reuse a panel of B before the next panel is read
+K_BLOCK = 1024           # more k than that, and a panel of B leaves the second cache level before its next use
+CHUNK_ROWS = 96          # rows of A that reuse a panel of B before the next panel is read; 66 to 132 measure alike
+NO_LIMIT = 2**62
+
+
+def ceil_divide(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,14 @@ class Plan:
         return self.wide_panels + self.narrow_panels
 
     @property
-    def used_tiles(self) -> tuple[Tile, ...]:
-        return (self.wide,) * (self.wide_panels > 0) + (self.narrow,) * (self.narrow_panels > 0)
+    def uses_buffer(self) -> bool:
+        """Whether some tile does not go straight to C."""
+        return self.direct is None or self.columns > self.contraction.n
 
-    def fills(self, tile: Tile) -> bool:
-        """Whether every panel of this tile's width holds only columns of C."""
-        width = tile.vectors * self.lanes
-        columns = self.contraction.n if tile == self.wide else self.contraction.n - self.wide_panels * self.wide_width
-        return columns // width >= (self.wide_panels if tile == self.wide else self.narrow_panels)
+    @property
+    def columns(self) -> int:
+        """Columns of all panels; the last may have more than C."""
+        return self.wide_panels * self.wide_width + self.narrow_panels * self.lanes
 
     @property
     def chunks(self) -> int:
@@ -83,17 +90,17 @@ class Plan:
 
     @property
     def overlaps(self) -> bool:
-        """In place, the last panel begins early enough to end with the row of B; columns computed twice are stored once."""
+        """In place, the last panel begins early enough to end with B's row; what is computed twice is stored once."""
         return not self.packs_b and self.contraction.n % self.lanes != 0
 
     @property
     def b_runs_across(self) -> bool:
-        """B is packed by copying rows of consecutive n, in units of K_ROWS; otherwise by groups of a vector's width of columns."""
+        """B is packed by copying rows of consecutive n; otherwise by groups of a vector's width of columns."""
         return self.contraction.b.strides[2] == 1
 
     @property
     def a_block_bytes(self) -> int:
-        """Bytes of one packed block of rows of A; one cache line more, or blocks written side by side would share a cache set."""
+        """Bytes of a packed block of rows of A; a line more, or blocks written side by side would share a cache set."""
         return ceil_divide(self.wide.rows * self.contraction.k * self.size, 64) * 64 + 64
 
     @property
@@ -104,8 +111,7 @@ class Plan:
     @property
     def b_bytes(self) -> int:
         """Bytes of the packed panels of one batch element of B."""
-        columns = self.wide_panels * self.wide_width + self.narrow_panels * self.lanes
-        return ceil_divide(columns * self.contraction.k * self.size, 64) * 64
+        return ceil_divide(self.columns * self.contraction.k * self.size, 64) * 64
 
     @property
     def a_offset(self) -> int:
@@ -114,10 +120,6 @@ class Plan:
     @property
     def scratch_bytes(self) -> int:
         return self.a_offset + (self.a_bytes * self.a_batches if self.packs_a else 0)
-
-    @property
-    def packed_elements(self) -> int:
-        return self.scratch_bytes // self.size
 
     @property
     def k_units(self) -> int:
@@ -139,10 +141,64 @@ class Plan:
         rows = self.chunk_rows if self.k_blocks > 1 else max(self.wide.rows, self.narrow.rows)
         return rows * max(self.wide_width, self.lanes) * self.size + self.target.vector_bytes
 
+    def shape_record(self) -> dict[str, int]:
+        """The fields of product.SHAPE."""
+        c, direct = self.contraction, self.direct or Operand(0, 0, (0, 0, 0))
+        return {
+            "panels": max(1, self.panels), "chunks": max(1, self.chunks), "chunk_rows": self.chunk_rows,
+            "wide_panels": self.wide_panels, "m": c.m, "n": c.n, "k": c.k, "k_block": self.k_block,
+            "k_blocks": self.k_blocks, "direct": int(self.direct is not None), "c_batch": direct.strides[0] * self.size,
+            "c_row": direct.strides[1] * self.size, "size": self.size,
+        }  # fmt: skip
 
-def ceil_divide(a: int, b: int) -> int:
-    """a / b rounded up."""
-    return -(-a // b)
+    def panels_record(self, tile: Tile) -> dict[str, int]:
+        """The fields of product.PANELS for the panels of this tile."""
+        c, size, width = self.contraction, self.size, tile.vectors * self.lanes
+        first = 0 if tile == self.wide else self.wide_panels * self.wide_width
+        b_batch, b_step, _ = (stride * size for stride in c.b.strides)
+        b_panel = width * size
+        if self.packs_b:
+            b_batch, b_step, b_panel = self.b_bytes if self.b_batches > 1 else 0, width * size, width * c.k * size
+        piece = 64 * ASK * max(1, self.k_block // GROUP)
+        return {
+            "rows": tile.rows, "width": width, "first_column": first,
+            "left_limit": c.n - width if self.overlaps else NO_LIMIT,
+            **self._a_steps(tile),
+            "b_place": first * size * (c.k if self.packs_b else 1), "b_batch": b_batch, "b_panel": b_panel,
+            "b_step": b_step, "tile_call": tile.rows * width * size if self.k_blocks > 1 else 0,
+            "tile_row": width * size, "ahead": b_panel if self.packs_b else 0,
+            "ahead_piece": piece if self.packs_b else 0,
+            "ahead_pieces": max(1, self.wide_width * c.k * size // piece), "ahead_step": 64 * ASK * self.packs_b,
+        }  # fmt: skip
+
+    def _a_steps(self, tile: Tile) -> dict[str, int]:
+        """The strides of A as this tile reads it: packed for the wide tile if at all, else in place."""
+        size = self.size
+        batch, row, step = (stride * size for stride in self.contraction.a.strides)
+        if self.packs_a and tile == self.wide:
+            batch, row, step = self.a_bytes if self.a_batches > 1 else 0, size, tile.rows * size
+            chunk, call = self.chunk_rows // tile.rows * self.a_block_bytes, self.a_block_bytes
+        else:
+            chunk, call = self.chunk_rows * row, tile.rows * row
+        return {"a_batch": batch, "a_chunk": chunk, "a_call": call, "a_row": row, "a_step": step}
+
+    def pack_b_record(self) -> dict[str, int]:
+        """The fields of pack.PACK_B."""
+        c, size = self.contraction, self.size
+        batch, k, n = (stride * size for stride in c.b.strides)
+        return {
+            "columns": c.n, "k": c.k, "groups": self.b_units, "dst_batch": self.b_bytes, "src_batch": batch,
+            "src_column": n, "src_k": k, "wide_columns": self.wide_panels * self.wide_width, "width": self.wide_width,
+        }  # fmt: skip
+
+    def pack_a_record(self) -> dict[str, int]:
+        """The fields of pack.PACK_A."""
+        c, size = self.contraction, self.size
+        batch, _, k = (stride * size for stride in c.a.strides)
+        return {
+            "m": c.m, "k": c.k, "groups": self.k_units, "dst_batch": self.a_bytes, "src_batch": batch, "src_k": k,
+            "block": self.a_block_bytes,
+        }  # fmt: skip
 
 
 def plan_contraction(contraction: Contraction, target: Target) -> Plan:

@@ -1,7 +1,7 @@
 """The machine that code is made for: its name for LLVM, the width of its vectors, the number of its vector registers.
 
-Everything that depends on the processor is read from a Target, so AVX-512, AVX2, SSE and NEON come from the same emission code,
-and a test may ask for narrower vectors than the host has. Nothing here changes a result: only lanes, tiles and instructions.
+All that depends on the processor is read from a Target, so AVX-512, AVX2, SSE and NEON come from the same emission code,
+and a test may ask for narrower vectors than the host has. Nothing here changes a result: only lanes, tiles, instructions.
 May import: llvmlite. Read next: matmul.py, llvm.py.
 """
 
@@ -45,7 +45,7 @@ class Target:
 
 
 def mark(function: ir.Function, target: Target) -> ir.Function:
-    """Give `function` the attributes of `target`: llvmlite knows only named attributes, so the set is filled directly."""
+    """Give `function` the attributes of `target`; llvmlite's `add` knows none with a value, so the set is filled."""
     set.update(function.attributes, target.attributes())
     function.attributes.add("nounwind")
     return function

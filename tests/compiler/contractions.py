@@ -166,7 +166,7 @@ class Native:
         return case.view(2).copy()
 
 
-def emit_epilogue(builder, contraction, buffers, accumulator, b, m, n, mask) -> None:  # noqa: ANN001
+def emit_epilogue(builder, contraction, buffers, accumulator, b, m, n, mask) -> None:
     """The epilogues of `_epilogue` for one vector, gathered and scattered."""
     values = {contraction.accumulator: accumulator}
     places = dict(zip(contraction.variables, (b, m, n), strict=True))
@@ -186,7 +186,7 @@ def emit_epilogue(builder, contraction, buffers, accumulator, b, m, n, mask) -> 
             values[statement.out] = _gather(builder, accumulator.type, address, step, mask)
 
 
-def _scatter(builder, vector, address, step, mask) -> None:  # noqa: ANN001
+def _scatter(builder, vector, address, step, mask) -> None:
     mask = mask or ir.Constant(ir.VectorType(flow.I1, vector.type.count), [1] * vector.type.count)
     pointers = flow.at(builder, flow.splat(builder, address, vector.type.count), _steps(vector.type.count, step))
     lanes = f"v{vector.type.count}"
@@ -195,7 +195,7 @@ def _scatter(builder, vector, address, step, mask) -> None:  # noqa: ANN001
     builder.call(flow.declared(builder.module, name, kind), [vector, pointers, ir.Constant(flow.I32, 4), mask])
 
 
-def _gather(builder, vector, address, step, mask):  # noqa: ANN001, ANN202
+def _gather(builder, vector, address, step, mask):
     mask = mask or ir.Constant(ir.VectorType(flow.I1, vector.count), [1] * vector.count)
     pointers = flow.at(builder, flow.splat(builder, address, vector.count), _steps(vector.count, step))
     name = f"llvm.masked.gather.v{vector.count}{vector.element.intrinsic_name}.v{vector.count}p0"

@@ -9,11 +9,11 @@ import re
 
 import numpy as np
 import pytest
+from contractions import Case, Native
 
 from adjoint.compiler import flow
 from adjoint.compiler.plan import plan_contraction
 from adjoint.compiler.target import host_target
-from contractions import Case, Native
 
 WIDTHS = [width for width in (64, 32, 16) if width <= host_target().vector_bytes]
 FMA_IN_HARDWARE = [width for width in WIDTHS if width > 16 or not host_target().triple.startswith("x86")]
