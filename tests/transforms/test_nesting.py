@@ -88,7 +88,10 @@ def test_second_derivatives(name, x):
     agree(SECOND[name](nasty)(x), expected)
 
 
-@pytest.mark.parametrize("outer, inner", list(itertools.product(("reverse", "forward", "one of a batch", "traced", "checkpointed"), repeat=2)))
+KINDS = ("reverse", "forward", "one of a batch", "traced", "checkpointed")
+
+
+@pytest.mark.parametrize("outer, inner", list(itertools.product(KINDS, repeat=2)))
 def test_every_order(outer, inner, x):
     of_gradient = lambda f: lambda x: np.sum(FIRST[inner](f)(x) * SCALE)
     agree(FIRST[outer](of_gradient(nasty))(x), ad.hessian(plain)(x) @ SCALE)
@@ -128,7 +131,8 @@ def test_an_escaped_value_is_named():
     def leaking(x):
         kept.append(x * 2.0)
         return np.sum(x)
-    for run in (ad.grad(leaking), lambda x: ad.vmap(leaking)(x[None]), lambda x: ad.trace(leaking)(x), lambda x: ad.jvp(leaking, (x,), (x,))):
+    for run in (ad.grad(leaking), lambda x: ad.vmap(leaking)(x[None]), lambda x: ad.trace(leaking)(x),
+                lambda x: ad.jvp(leaking, (x,), (x,))):
         run(np.ones(3))
         with pytest.raises(EscapedTracerError, match="has ended"):
             kept[-1] + 1.0

@@ -18,7 +18,8 @@ from adjoint.transforms.reverse import record
 def test_a_chain_of_a_million_operations():
     def chain(x):
         for _ in range(500_000):
-            x = -(-x)
+            x = -x
+            x = -x
         return x
     assert ad.grad(chain)(np.float64(2.0)) == 1.0
 
@@ -42,10 +43,12 @@ def test_a_long_graph_prints_hashes_and_frees():
 def test_the_tape_is_freed():
     class Marked(np.ndarray):
         pass
-    big = np.ones(10).view(Marked)
-    gone = weakref.ref(big)
-    ad.grad(lambda x: np.sum(x * np.asarray(big)))(np.ones(10))
-    del big
+
+    def differentiate():
+        saved = np.ones(10).view(Marked)
+        ad.grad(lambda x: np.sum(x * np.asarray(saved)))(np.ones(10))
+        return weakref.ref(saved)
+    gone = differentiate()
     gc.collect()
     assert gone() is None
 
@@ -109,7 +112,7 @@ def test_an_array_changed_after_it_was_saved_is_an_error(size):
 
 
 def test_a_pullback_is_called_many_times():
-    y, pullback = ad.vjp(lambda x: (np.sin(x), x * 2.0), np.array([0.5, 1.5]))
+    _, pullback = ad.vjp(lambda x: (np.sin(x), x * 2.0), np.array([0.5, 1.5]))
     for k in (1.0, -3.0):
         bar = pullback((np.full(2, k), np.zeros(2)))[0]
         np.testing.assert_allclose(bar, k * np.cos([0.5, 1.5]), rtol=1e-15)
