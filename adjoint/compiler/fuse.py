@@ -64,31 +64,54 @@ def fuse(graph: Graph, late: frozenset[Var] = frozenset()) -> list[Group]:
     kinds = {node: kind_of(node) for node in graph.nodes}
     inlined = _inline_into_reductions(graph, uses, kinds)
     tail = _late_nodes(graph, uses, late)
+    levels = _levels(graph, kinds, inlined)
+    _delay(graph, uses, kinds, levels, tail)
     groups: list[Group] = []
     open_maps: dict[tuple, Group] = {}
-    ready: dict[Var, int] = {}
-    home: dict[Var, Group] = {}
     for node in graph.nodes:
-        if any(node in nodes for nodes in inlined.values()):
+        if node not in levels:
             continue
-        kind, shape = kinds[node], node.outs[0].aval.shape
+        if kinds[node] != "map":
+            groups.append(Group(kinds[node], [node], levels[node], inlined.get(node, [])))
+            continue
+        key = (levels[node], node.outs[0].aval.shape, node in tail)
+        if key not in open_maps:
+            open_maps[key] = Group("map", [], levels[node], late=node in tail)
+            groups.append(open_maps[key])
+        open_maps[key].nodes.append(node)
+    return _attach_epilogues(sorted(groups, key=lambda g: (g.level, g.kind == "contract")), uses, tail)
+
+
+def _levels(graph: Graph, kinds: dict[Node, str], inlined: dict[Node, list[Node]]) -> dict[Node, int]:
+    """The earliest level of every node that has a kernel of its own (nodes inlined into reductions have none)."""
+    inside = {n for nodes in inlined.values() for n in nodes}
+    levels: dict[Node, int] = {}
+    maker: dict[Var, Node] = {}
+    for node in graph.nodes:
+        if node in inside:
+            continue
         level = 0
         for v in _reads(node, inlined.get(node, [])):
-            same_map = kind == "map" and v in home and home[v].kind == "map" and v.aval.shape == shape
-            level = max(level, ready.get(v, 0) + (0 if same_map else 1))
-        if kind == "map":
-            key = (level, shape, node in tail)
-            if key not in open_maps:
-                open_maps[key] = Group("map", [], level, late=node in tail)
-                groups.append(open_maps[key])
-            group = open_maps[key]
-            group.nodes.append(node)
-        else:
-            group = Group(kind, [node], level, inlined.get(node, []))
-            groups.append(group)
-        for v in node.outs:
-            ready[v], home[v] = level, group
-    return _attach_epilogues(sorted(groups, key=lambda g: (g.level, g.kind == "contract")), uses, tail)
+            level = max(level, levels[maker[v]] + (not _shares_loops(kinds, maker[v], node)) if v in maker else 1)
+        levels[node] = level
+        maker.update((v, node) for v in node.outs)
+    return levels
+
+
+def _shares_loops(kinds: dict[Node, str], first: Node, second: Node) -> bool:
+    return kinds[first] == kinds[second] == "map" and first.outs[0].aval.shape == second.outs[0].aval.shape
+
+
+def _delay(graph: Graph, uses: Uses, kinds: dict[Node, str], levels: dict[Node, int], tail: set[Node]) -> None:
+    """Compute elementwise nodes where they are read, if all their readers share one kernel with them: nothing is stored between."""
+    for node in reversed(graph.nodes):
+        readers = uses.readers[node.outs[0]]
+        if kinds[node] != "map" or node not in levels or not readers or any(r not in levels for r in readers):
+            continue
+        if (node.outs[0] in uses.outputs and node not in tail) or any((r in tail) != (node in tail) for r in readers):
+            continue
+        if all(_shares_loops(kinds, node, r) for r in readers) and len({levels[r] for r in readers}) == 1:
+            levels[node] = levels[readers[0]]
 
 
 def _reads(node: Node, inline: list[Node]) -> list[Var]:

@@ -27,7 +27,7 @@ from .runtime import load_program
 from .signature import Array, Fresh, Scalar, Signature
 from .target import host_target
 
-SECONDS_PER_OPERATION = 2.5e-10       # a rough scalar operation of a vector loop, on one core
+SECONDS_PER_OPERATION = 5e-11        # a rough scalar operation of a vector loop, on one core
 SECONDS_PER_FLOP = 1.0 / 1e11         # a contraction's, on one core
 RELEASE_ABOVE = 20e-6                 # estimated seconds above which a call gives up the GIL
 THREADS_ABOVE = 40e-6                 # estimated seconds above which a call uses more than one thread

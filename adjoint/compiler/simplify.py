@@ -6,6 +6,7 @@ views. Read next: fuse.py.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..core.graph import Atom, Graph, Literal, Node, Var, param_key
 from ..core.primitive import TABLE
-from ..primitives.kinds import Strided
+from ..primitives.kinds import Scalar, Strided
 from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
@@ -21,7 +22,7 @@ Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
 
 def simplify(graph: Graph) -> Graph:
     """All passes, in order."""
-    for one_pass in (identities, share, plain_scale, share, drop_unused):
+    for one_pass in (identities, share, fold_scalars, plain_scale, identities, swap_products, share, drop_unused):
         graph = one_pass(graph)
     return graph
 
@@ -115,6 +116,50 @@ def plain_scale(graph: Graph) -> Graph:
             return [Node(TABLE[p.traits["plain"]], node.inputs, node.outs, {}, node.effects, node.where)]
         return [node]
     return rebuild(graph, step)
+
+
+def fold_scalars(graph: Graph) -> Graph:
+    """Elementwise nodes of literal scalars are computed now, by the row's NumPy body."""
+    def step(node: Node, known: dict) -> list[Node] | None:
+        scalars = all(isinstance(a, Literal) and a.aval.shape == () for a in node.inputs)
+        if not (scalars and node.inputs and isinstance(node.primitive.lowering, Scalar)) or node.effects:
+            return [node]
+        out = node.outs[0]
+        with np.errstate(all="ignore"):
+            value = node.primitive.body(*[a.value for a in node.inputs], **node.params)
+        known[out] = Literal(np.asarray(value, out.aval.dtype), out.aval)
+        return None
+    return rebuild(graph, step)
+
+
+def swap_products(graph: Graph) -> Graph:
+    """A product that is only read with its two sides exchanged is computed so: the result then lies as its reader wants it."""
+    readers: dict[Any, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        for a in dict.fromkeys(node.inputs):
+            readers[a].append(node)
+    outputs = set(graph.outputs)
+
+    def step(node: Node, known: dict) -> list[Node] | None:
+        swapped, out = node.primitive.traits.get("swapped"), node.outs[0]
+        if swapped is None or out in outputs or len(readers[out]) != 1:
+            return [node]
+        reader = readers[out][0]
+        params, order = swapped(*[a.aval for a in node.inputs], **node.params)
+        shape = tuple(out.aval.shape[i] for i in order)
+        if not isinstance(reader.primitive.lowering, Strided) or shape != reader.outs[0].aval.shape or shape == out.aval.shape:
+            return [node]
+        plain = (0, out.aval.shape, row_major(out.aval.shape))
+        wanted = (0, shape, tuple(plain[2][i] for i in order))
+        if reader.primitive.lowering.view(*plain, **reader.params) != wanted:
+            return [node]
+        moved.add(reader)
+        return [Node(node.primitive, node.inputs[::-1], reader.outs, params, node.effects, node.where)]
+    moved: set[Node] = set()
+    rebuilt = rebuild(graph, step)
+    gone = {v for n in moved for v in n.outs}
+    kept = [n for n in rebuilt.nodes if not (isinstance(n.primitive.lowering, Strided) and n.outs[0] in gone)]
+    return Graph(rebuilt.inputs, kept, rebuilt.outputs, rebuilt.captures)
 
 
 def _numbers(node: Node) -> tuple[Atom, ...]:

@@ -77,6 +77,14 @@ def _dot_batch(row: Any, args: tuple, bdims: tuple, *, contract: Axes, batch: Ax
     return y, len(xb) + len(_free(aval_of(x).ndim, contract[0], batch_x))
 
 
+def swapped_dot(x: Aval, w: Aval, *, contract: Axes, batch: Axes) -> tuple[dict, tuple[int, ...]]:
+    """dot(w, x) is the same product: its params, and for every axis of its result the axis of dot(x, w)'s."""
+    lead = len(batch[0])
+    x_free, w_free = (len(_free(a.ndim, c, b)) for a, c, b in zip((x, w), contract, batch, strict=True))
+    order = (*range(lead), *range(lead + x_free, lead + x_free + w_free), *range(lead, lead + x_free))
+    return {"contract": contract[::-1], "batch": batch[::-1]}, order
+
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -100,7 +108,7 @@ def _dot_samples(rng: np.random.Generator) -> list:
     return [((rng.standard_normal(s), rng.standard_normal(t)), {"contract": c, "batch": b}) for s, t, c, b in cases]
 
 
-@bilinear(shape=_dot_shape, transposes=(_dot_x, _dot_w), batch=_dot_batch, lowering=Contract(dot_letters), samples=_dot_samples)
+@bilinear(shape=_dot_shape, transposes=(_dot_x, _dot_w), batch=_dot_batch, lowering=Contract(dot_letters), swapped=swapped_dot, samples=_dot_samples)
 def dot(x, w, *, contract, batch):
     """y[batch, free of x, free of w] = sum over the contracted axes of x w. contract and batch pair axes of x with axes of w."""
     (xc, wc), (xb, wb) = contract, batch

@@ -71,10 +71,13 @@ def minimum(x, y):
     return np.minimum(x, y)
 
 
-@elementwise(partials=(along(lambda t, y, x: where(greater(x, 0.0), t, 0.0)),), accepts="iuf",
+@elementwise(partials=(along(lambda t, y, x: where(greater(y, 0.0), t, 0.0)),), accepts="iuf",
              lower=lambda e, x: e.select(e.le(x, 0), e.const(0, x), x), selects=True, bound=0.0, kinks=(((0.0,), (0.0,)),))
 def relu(x):
-    """Rectified linear unit: y = max(x, 0), dy/dx = 1 for x > 0, else 0 (0 at the kink; `maximum(x, 0)` gives 1/2 there)."""
+    """Rectified linear unit: y = max(x, 0), dy/dx = 1 for x > 0, else 0 (0 at the kink; `maximum(x, 0)` gives 1/2 there).
+
+    The derivative is read from y, which the next layer keeps anyway: nothing else is stored for it.
+    """
     return np.maximum(x, 0)
 
 
