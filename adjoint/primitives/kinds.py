@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import Aval, aval_of
+from ..core.interpreter import EVALUATION, Tracer, current
 from ..core.primitive import TABLE, Primitive, bind, register
 from ..errors import DtypeError, ShapeError, explain
 from .broadcasting import (
@@ -131,7 +132,11 @@ def elementwise(*, partials: tuple, lower: Callable | None, domain: Any = (-2.0,
         def vjp(primals: tuple, y: Any, y_bar: Any, active: tuple, **params: Any) -> list:
             bars: list = []
             for term, wanted, x in zip(terms, active, primals):  # noqa: B905 (of equal length; this is the tape's innermost loop)
-                bars.append(unbroadcast(term(y_bar, y, primals, params), aval_of(x)) if wanted and term else None)
+                if not wanted or term is None:
+                    bars.append(None)
+                    continue
+                bar, aval = term(y_bar, y, primals, params), aval_of(x)
+                bars.append(bar if aval_of(bar) == aval else unbroadcast(bar, aval))
             return bars
 
         row = register(Primitive(
@@ -150,8 +155,16 @@ def _term(partial: Any) -> Callable | None:
         return None
     if isinstance(partial, along):
         rule = partial.map
-        return lambda t, y, xs, params: rule(t, y, *xs, **params)
-    return lambda t, y, xs, params: bind(TABLE["scale"], t, partial(y, *xs, **params))
+        return lambda t, y, xs, params: rule(t, y, *xs, **params) if params else rule(t, y, *xs)
+    return lambda t, y, xs, params: scaled(t, partial(y, *xs, **params) if params else partial(y, *xs))
+
+
+def scaled(t: Any, p: Any) -> Any:
+    """The row `scale`; at the ground level its body at once."""
+    interpreter, row = current(), TABLE["scale"]
+    if interpreter is EVALUATION and type(t) is not Tracer is not type(p):
+        return row.body(t, p)
+    return interpreter.interpret(row, (t, p), {})
 
 
 def _refused(name: str, avals: tuple) -> DtypeError:
