@@ -108,7 +108,8 @@ def _dot_samples(rng: np.random.Generator) -> list:
     return [((rng.standard_normal(s), rng.standard_normal(t)), {"contract": c, "batch": b}) for s, t, c, b in cases]
 
 
-@bilinear(shape=_dot_shape, transposes=(_dot_x, _dot_w), batch=_dot_batch, lowering=Contract(dot_letters), swapped=swapped_dot, samples=_dot_samples)
+@bilinear(shape=_dot_shape, transposes=(_dot_x, _dot_w), batch=_dot_batch, lowering=Contract(dot_letters), swapped=swapped_dot,
+          samples=_dot_samples)
 def dot(x, w, *, contract, batch):
     """y[batch, free of x, free of w] = sum over the contracted axes of x w. contract and batch pair axes of x with axes of w."""
     (xc, wc), (xb, wb) = contract, batch
