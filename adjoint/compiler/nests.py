@@ -354,7 +354,15 @@ class Rows(_FoldWriter):
 
 
 class Columns(_FoldWriter):
-    """Lanes belong to another variable (or to none): every logical lane is an accumulator of its own."""
+    """Lanes belong to another variable (or to none): every logical lane is an accumulator of its own.
+
+    Integers and bools give the same bits in any order, so a few accumulators are enough.
+    """
+
+    def __init__(self, nest: Nest, fold: Fold, identity: str) -> None:
+        super().__init__(nest, fold, identity)
+        if self.dtype.kind != "f":
+            self.logical = min(self.logical, 4)
 
     def block(self, start: Cell, count: int) -> str:
         if min(count, self.logical) * weight(self.body) > _COPIES:
