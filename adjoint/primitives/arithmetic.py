@@ -91,6 +91,10 @@ def _product_shape(t: Aval, p: Aval) -> Aval:
 _PRODUCT = {"shape": _product_shape, "samples": lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), "prepare": promote_args, "bound": 0.5}
 
 
+def _finite(x: Any) -> bool:
+    return bool(np.isfinite(x).all()) if type(x) is np.ndarray else math.isfinite(x)
+
+
 def _of_scale(i: int, t: Any, other: Any) -> Any:
     """A new cotangent meets the partial as before, but the old cotangent as its equal."""
     return bind(scale, t, other) if i == 0 else bind(couple, t, other)
@@ -102,7 +106,7 @@ def _of_scale(i: int, t: Any, other: Any) -> Any:
          lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))), **_PRODUCT)
 def scale(t, p):
     """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`)."""
-    if np.isfinite(p).all() if type(p) is np.ndarray else math.isfinite(p):
+    if _finite(p):
         return t * p
     return np.multiply(t, np.where(np.equal(t, 0), 0, np.asarray(p, t.dtype)))
 
@@ -121,6 +125,8 @@ def _emit_couple(e: Any, t: Any, u: Any) -> Any:
          batch=lambda args, axes: (bind(couple, *align(args, axes)), 0), lowering=Scalar(_emit_couple), **_PRODUCT)
 def couple(t, u):
     """The product of two tangents or cotangents, where a zero of either gives 0: of second order, both may stand for a branch not taken."""
+    if _finite(t) and _finite(u):
+        return t * u
     zero = np.equal(t, 0) | np.equal(u, 0)
     return np.multiply(np.where(zero, np.zeros_like(t), t), np.where(zero, np.zeros_like(u), u))
 
