@@ -10,7 +10,7 @@ flow.py, target.py, microkernel.py, pack.py, product.py. Read next: plan.py, pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
 
@@ -18,7 +18,7 @@ from .flow import BYTE, I64, PTR, VOID, at, counted_loop, element_type, i64, lan
 from .loops import Contraction, Operand
 from .microkernel import microkernel
 from .pack import copy_blocks, copy_panels, turn_panels
-from .plan import Plan, plan_contraction
+from .plan import Plan, plan_contraction, transposed
 from .product import EPILOGUE_TYPE, EmitPoll, product_function
 from .target import Target, mark
 
@@ -65,7 +65,11 @@ def lower_contraction(
     steps = []
     if plan.pack_extent:
         steps.append(Step(_emit_pack_step(module, plan), plan.pack_extent, 4.0 * plan.scratch_bytes / plan.size))
-    epilogue = _emit_epilogue_function(module, plan, emit_epilogue) if plan.uses_buffer else None
+    epilogue = None
+    if plan.turns_back:
+        epilogue = _emit_turning_epilogue(module, plan, emit_epilogue)
+    elif plan.uses_buffer:
+        epilogue = _emit_epilogue_function(module, plan, emit_epilogue)
     compute = _emit_compute_step(module, plan, epilogue, emit_poll)
     return (*steps, Step(compute, plan.tiles, estimated_flops(contraction)))
 
@@ -129,12 +133,35 @@ def _emit_compute_step(
     return function
 
 
+def _emit_turning_epilogue(module: ir.Module, plan: Plan, emit_epilogue: EmitEpilogue) -> ir.Function:
+    """An epilogue that turns its tile, then hands rows and columns exchanged to the epilogue of the contraction given."""
+    given = replace(plan, contraction=transposed(plan.contraction))
+    inner = _emit_epilogue_function(module, given, emit_epilogue)
+    function, builder = _epilogue_function(module, plan)
+    buffers, b, m, rows, n, columns, tile, tile_row = function.args
+    turned = builder.alloca(ir.ArrayType(BYTE, plan.turned_row * plan.wide_width * plan.size))
+    turned.align = 64
+    fields = [record(module, "turn", plan.turn_record(each)) for each in (plan.wide, plan.narrow)]
+    is_wide = builder.icmp_signed("==", tile_row, i64(plan.wide_width * plan.size))
+    turn = turn_panels(module, plan.target, plan.contraction.dtype, 1, plan.lanes)
+    groups = i64(plan.turned_row // plan.lanes)
+    builder.call(turn, [turned, tile, i64(0), groups, builder.select(is_wide, *fields)])
+    builder.call(inner, [buffers, b, n, columns, m, rows, turned, i64(plan.turned_row * plan.size)])
+    builder.ret_void()
+    return function
+
+
+def _epilogue_function(module: ir.Module, plan: Plan) -> tuple[ir.Function, ir.IRBuilder]:
+    name = module.get_unique_name(plan.contraction.name + "_epilogue")
+    function = mark(ir.Function(module, EPILOGUE_TYPE, name), plan.target)
+    function.linkage = "internal"
+    return function, ir.IRBuilder(function.append_basic_block("entry"))
+
+
 def _emit_epilogue_function(module: ir.Module, plan: Plan, emit_epilogue: EmitEpilogue) -> ir.Function:
     """The function of EPILOGUE_TYPE of this contraction."""
     c = plan.contraction
-    function = mark(ir.Function(module, EPILOGUE_TYPE, module.get_unique_name(c.name + "_epilogue")), plan.target)
-    function.linkage = "internal"
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    function, builder = _epilogue_function(module, plan)
     buffers, b, m, rows, n, columns, tile, tile_row = function.args
     vector = ir.VectorType(element_type(c.dtype), plan.lanes)
     with counted_loop(builder, i64(0), rows) as row:

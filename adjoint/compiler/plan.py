@@ -8,6 +8,7 @@ pack.py. Read next: matmul.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import lcm
 
 from .loops import Contraction, Operand, Store
 from .microkernel import ASK, GROUP, NARROW, ROW, Tile, wide_tile
@@ -15,7 +16,7 @@ from .pack import K_ROWS
 from .target import Target
 
 K_BLOCK = 1024           # more k than that, and a panel of B leaves the second cache level before its next use
-CHUNK_ROWS = 96          # rows of A that reuse a panel of B before the next panel is read; 66 to 132 measure alike
+CHUNK_ROWS = (48, 132)   # fewest and most rows of A that use a panel of B before the next is read; these measure alike
 NO_LIMIT = 2**62
 
 
@@ -26,7 +27,11 @@ def ceil_divide(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cut of one contraction, already oriented so that the lanes run along n."""
+    """The cut of one contraction, already oriented so that the lanes run along n.
+
+    turns_back: the contraction is the transpose of the one given, whose stores want lanes along its own n: tiles are
+    turned in the buffer, a whole chunk of rows at a time, before the epilogue.
+    """
 
     contraction: Contraction
     target: Target
@@ -38,6 +43,7 @@ class Plan:
     direct: Operand | None      # where C lies, if the epilogue is nothing but a store with consecutive n
     chunk_rows: int
     k_block: int
+    turns_back: bool = False
 
     narrow = NARROW
 
@@ -56,6 +62,16 @@ class Plan:
     @property
     def panels(self) -> int:
         return self.wide_panels + self.narrow_panels
+
+    @property
+    def buffers_chunks(self) -> bool:
+        """Whether the buffer holds all rows of a chunk, not only those of one call."""
+        return self.k_blocks > 1 or self.turns_back
+
+    @property
+    def turned_row(self) -> int:
+        """Elements of a row of a turned tile."""
+        return ceil_divide(self.chunk_rows, self.lanes) * self.lanes
 
     @property
     def uses_buffer(self) -> bool:
@@ -138,7 +154,7 @@ class Plan:
     @property
     def tile_bytes(self) -> int:
         """The buffer on the stack for tiles that do not go straight to C; one vector more for an overlapped panel."""
-        rows = self.chunk_rows if self.k_blocks > 1 else max(self.wide.rows, self.narrow.rows)
+        rows = self.chunk_rows if self.buffers_chunks else max(self.wide.rows, self.narrow.rows)
         return rows * max(self.wide_width, self.lanes) * self.size + self.target.vector_bytes
 
     def shape_record(self) -> dict[str, int]:
@@ -147,7 +163,8 @@ class Plan:
         return {
             "panels": max(1, self.panels), "chunks": max(1, self.chunks), "chunk_rows": self.chunk_rows,
             "wide_panels": self.wide_panels, "m": c.m, "n": c.n, "k": c.k, "k_block": self.k_block,
-            "k_blocks": self.k_blocks, "direct": int(self.direct is not None), "c_batch": direct.strides[0] * self.size,
+            "k_blocks": self.k_blocks, "direct": int(self.direct is not None),
+            "finishes_chunks": int(self.turns_back), "c_batch": direct.strides[0] * self.size,
             "c_row": direct.strides[1] * self.size, "size": self.size,
         }  # fmt: skip
 
@@ -165,7 +182,7 @@ class Plan:
             "left_limit": c.n - width if self.overlaps else NO_LIMIT,
             **self._a_steps(tile),
             "b_place": first * size * (c.k if self.packs_b else 1), "b_batch": b_batch, "b_panel": b_panel,
-            "b_step": b_step, "tile_call": tile.rows * width * size if self.k_blocks > 1 else 0,
+            "b_step": b_step, "tile_call": tile.rows * width * size if self.buffers_chunks else 0,
             "tile_row": width * size, "ahead": b_panel if self.packs_b else 0,
             "ahead_piece": piece if self.packs_b else 0,
             "ahead_pieces": max(1, self.wide_width * c.k * size // piece), "ahead_step": 64 * ASK * self.packs_b,
@@ -191,6 +208,14 @@ class Plan:
             "src_column": n, "src_k": k, "wide_columns": self.wide_panels * self.wide_width, "width": self.wide_width,
         }  # fmt: skip
 
+    def turn_record(self, tile: Tile) -> dict[str, int]:
+        """The fields of pack.PACK_B for turning a buffered chunk: its rows are the columns of the packed panel."""
+        width, row = tile.vectors * self.lanes, self.turned_row
+        return {
+            "columns": self.chunk_rows, "k": width, "groups": row // self.lanes, "dst_batch": 0, "src_batch": 0,
+            "src_column": width * self.size, "src_k": self.size, "wide_columns": row, "width": row,
+        }  # fmt: skip
+
     def pack_a_record(self) -> dict[str, int]:
         """The fields of pack.PACK_A."""
         c, size = self.contraction, self.size
@@ -203,8 +228,13 @@ class Plan:
 
 def plan_contraction(contraction: Contraction, target: Target) -> Plan:
     """The cheaper of the two orientations, cut into tiles."""
-    plain, turned = _cut(contraction, target), _cut(transposed(contraction), target)
-    return turned if _cycles(turned) < _cycles(plain) else plain
+    plain, other = _cut(contraction, target), _cut(transposed(contraction), target)
+    if _scatters(other.contraction) and not _scatters(contraction) and other.direct is None:
+        rows = other.wide.rows if other.wide_panels else NARROW.rows
+        # Whole vectors of the orientation given, so that no chunk ends inside one; packed blocks must stay whole too.
+        unit = lcm(rows, other.lanes) if other.packs_a else other.lanes
+        other = replace(other, turns_back=True, chunk_rows=_chunk_rows(other.contraction.m, rows, unit))
+    return other if _cycles(other) < _cycles(plain) else plain
 
 
 def transposed(contraction: Contraction) -> Contraction:
@@ -224,14 +254,24 @@ def _cut(contraction: Contraction, target: Target) -> Plan:
     narrow_panels = ceil_divide(rest, lanes)
     if packs_b and narrow_panels > wide.vectors // 2:
         wide_panels, narrow_panels = wide_panels + 1, 0
-    chunks = max(1, ceil_divide(c.m, CHUNK_ROWS))
-    chunks += chunks % 2 if chunks > 1 else 0
     rows = wide.rows if wide_panels else NARROW.rows
-    chunk_rows = max(1, ceil_divide(ceil_divide(c.m, chunks), rows)) * rows
+    chunk_rows = _chunk_rows(c.m, rows, rows)
     k_blocks = max(1, ceil_divide(c.k, K_BLOCK))
     k_block = max(1, ceil_divide(c.k, k_blocks))
     packs_a = c.a.strides[1] == 1 and c.a.strides[2] != 1 and c.k > 1 and c.m >= lanes and c.n >= 2 * width
     return Plan(c, target, wide, wide_panels, narrow_panels, packs_a, packs_b, _direct(c), chunk_rows, k_block)
+
+
+def _chunk_rows(m: int, rows: int, unit: int) -> int:
+    """Rows of a chunk, a multiple of `unit`: an even number of chunks, or one, that the microkernel computes least for."""
+    fewest, most = (ceil_divide(limit, unit) * unit for limit in CHUNK_ROWS)
+
+    def computed(chunk: int) -> tuple[int, int]:
+        chunks = ceil_divide(m, chunk)
+        chunks += chunks % 2 if chunks > 1 else 0
+        return chunks * ceil_divide(chunk, rows) * rows, abs(chunk - 72)
+
+    return min(range(fewest, most + 1, unit), key=computed)
 
 
 def _packs_b(c: Contraction, lanes: int) -> bool:
@@ -253,15 +293,19 @@ def _direct(c: Contraction) -> Operand | None:
 
 
 def _cycles(plan: Plan) -> float:
-    """A rough count for comparing orientations: packing, fma at two vectors a cycle, stores that scatter."""
+    """A rough count for comparing orientations: packing, fma at two vectors a cycle, stores."""
     c, lanes = plan.contraction, plan.lanes
     wide = ceil_divide(c.m, plan.wide.rows) * plan.wide.rows * plan.wide_panels * plan.wide.vectors
     narrow = ceil_divide(c.m, NARROW.rows) * NARROW.rows * plan.narrow_panels
-    cycles = c.k * (wide + narrow) / 2
+    cycles = c.k * (wide + 1.4 * narrow) / 2
     if plan.packs_b:
         _, k_stride, n_stride = c.b.strides
-        rate = 1.5 / lanes if n_stride == 1 else 4.0 / lanes if k_stride == 1 else 2.0
-        cycles += c.n * c.k * rate
-    lane_strides = [dict(s.index.terms).get(c.variables[2], 0) for s in c.epilogue if isinstance(s, Store)]
-    scatters = sum(stride != 1 for stride in lane_strides)
-    return cycles + c.m * c.n * (2.0 * scatters + (len(lane_strides) - scatters) / lanes)
+        cycles += c.n * c.k * (0.5 if n_stride == 1 else 0.8 if k_stride == 1 else 3.0)
+    per_element = 1.0 if plan.turns_back else 3.0 * _scatters(c) + 2.0 / lanes
+    return cycles + c.m * c.n * per_element
+
+
+def _scatters(c: Contraction) -> int:
+    """Stores of the epilogue whose lanes are not consecutive in memory."""
+    steps = [dict(store.index.terms).get(c.variables[2], 0) for store in c.epilogue if isinstance(store, Store)]
+    return sum(step != 1 for step in steps)

@@ -20,10 +20,11 @@ from .target import Target, mark
 # emit_poll(builder, control) -> i1: true where the step should return at once (its results are then worthless).
 EmitPoll = Callable[[ir.IRBuilder, ir.Value], ir.Value]
 
-# Of the whole contraction. `direct` is 1 if C takes whole tiles; c_batch and c_row are its strides in bytes.
+# Of the whole contraction. direct: C takes whole tiles; c_batch and c_row are its strides in bytes. finishes_chunks: the
+# epilogue is called for all rows of a chunk together, not after each call of the microkernel.
 SHAPE = (
     "panels", "chunks", "chunk_rows", "wide_panels", "m", "n", "k", "k_block", "k_blocks",
-    "direct", "c_batch", "c_row", "size",
+    "direct", "finishes_chunks", "c_batch", "c_row", "size",
 )  # fmt: skip
 # Of the wide panels, and of the narrow ones: rows and columns of a tile; the panel that begins past `left_limit` begins
 # there; steps in bytes of A (between batch elements, chunks, calls, rows, k) and of B (first panel, between batch
@@ -143,6 +144,8 @@ class _Product:
         rows = fields["rows"]
         whole, c, c_row, c_call = self.destination(fields, b, m0, n0, columns)
         finishes = builder.and_(state["last"], builder.not_(whole))
+        together = builder.and_(finishes, builder.trunc(self.shape["finishes_chunks"], I1))
+        each = builder.and_(finishes, builder.not_(together))
         steps = [fields[name] for name in ("a_row", "a_step", "b_step", "ahead_step")]
         last_piece = builder.sub(fields["ahead_pieces"], i64(1))
         before = builder.block
@@ -152,14 +155,19 @@ class _Product:
             piece = builder.mul(minimum(builder, call, last_piece), fields["ahead_piece"])
             arguments = [a, state["b"], tile, state["depth"], *steps[:3], c_row, left, state["resume"]]
             call_pointer(builder, kernel, KERNEL_TYPE, [*arguments, at(builder, ahead, piece), steps[3]])
-            with builder.if_then(finishes):
-                count = minimum(builder, left, rows)
-                arguments = [self.buffers, b, m, count, n0, columns, at(builder, tile, early), c_row]
-                call_pointer(builder, self.epilogue, EPILOGUE_TYPE, arguments)
+            with builder.if_then(each):
+                self.finish(b, m, minimum(builder, left, rows), n0, columns, at(builder, tile, early), c_row)
             following = builder.add(call, i64(1)), at(builder, a, fields["a_call"]), at(builder, tile, c_call)
             for phi, first, value in zip(phis, (i64(0), state["a"], c), following, strict=True):
                 phi.add_incoming(first, before)
                 phi.add_incoming(value, builder.block)
+
+        with builder.if_then(together):
+            self.finish(b, m0, builder.sub(m1, m0), n0, columns, at(builder, self.tile, early), c_row)
+
+    def finish(self, *arguments: ir.Value) -> None:
+        """The epilogue over some rows: b, first row, rows, first column, columns, tile, bytes between its rows."""
+        call_pointer(self.builder, self.epilogue, EPILOGUE_TYPE, [self.buffers, *arguments])
 
     def destination(
         self, fields: Fields, b: ir.Value, m0: ir.Value, n0: ir.Value, columns: ir.Value

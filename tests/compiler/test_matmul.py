@@ -65,6 +65,18 @@ def test_epilogue_sees_its_elements(width, rng):
         check(native, number, rng)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("epilogue", ["store", "bias"])
+def test_a_turned_product_stores_as_it_was_given(width, epilogue, rng):
+    shapes = [(1, 16, 300, 40), (2, 64, 130, 70), (1, 37, 200, 33), (1, 80, 401, 20), (1, 20, 300, 1500)]
+    cases = [Case(shape, orders, epilogue=epilogue) for shape in shapes for orders in ("NT", "TT")]
+    native = Native(cases, host_target(width))
+    assert any(native.plan(number).turns_back for number in range(len(cases)))
+    for number in range(len(cases)):
+        check(native, number, rng)
+        assert np.array_equal(native.run(number), native.run(number, parts=3))
+
+
 @pytest.mark.parametrize("epilogue", ["store", "bias"])
 def test_long_k_is_cut_into_blocks_of_the_same_sum(epilogue, rng):
     cases = [Case((1, 20, 90, 2500), orders, epilogue=epilogue) for orders in ("NN", "NT")]
