@@ -21,8 +21,10 @@ _PYTHON = (
     "Py_IncRef", "Py_DecRef", "PyErr_CheckSignals", "PyErr_NoMemory", "PyErr_Clear", "PyErr_Occurred",
     "PyEval_SaveThread", "PyEval_RestoreThread", "PyGILState_Ensure", "PyGILState_Release", "PyFloat_AsDouble",
     "PyLong_AsLongLongAndOverflow", "PyLong_FromLongLong", "PyMem_RawMalloc", "PyMem_RawFree", "PyObject_Vectorcall",
-    "PyTuple_New", "PyTuple_SetItem", "PyList_New", "PyList_SetItem", "PyDict_New", "PyDict_SetItem",
-    "PyThread_acquire_lock", "PyThread_release_lock", "PyThread_get_thread_ident",
+    "PyTuple_New", "PyTuple_Size", "PyTuple_GetItem", "PyList_Size", "PyList_GetItem", "PyDict_Size",
+    "PyDict_GetItemWithError", "PyObject_GetAttr", "PyObject_GenericSetAttr", "PyUnicode_Compare", "PyTuple_SetItem",
+    "PyList_New", "PyList_SetItem", "PyDict_New", "PyDict_SetItem", "PyThread_acquire_lock", "PyThread_release_lock",
+    "PyThread_get_thread_ident",
 )
 
 
@@ -50,8 +52,8 @@ def python_symbols() -> dict[str, int]:
     """Names and addresses of the C functions and objects of CPython and NumPy that native code uses."""
     found = {name: address(getattr(ctypes.pythonapi, name)) for name in _PYTHON}
     found |= _numpy_api() or {}
-    objects = {"PyFloat_Type": float, "PyLong_Type": int, "PyArray_Type": np.ndarray, "_Py_TrueStruct": True,
-               "_Py_FalseStruct": False, "_Py_NoneStruct": None}
+    objects = {"PyFloat_Type": float, "PyLong_Type": int, "PyUnicode_Type": str, "PyArray_Type": np.ndarray,
+               "_Py_TrueStruct": True, "_Py_FalseStruct": False}
     return found | {name: id(value) for name, value in objects.items()}
 
 

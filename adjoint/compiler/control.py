@@ -58,9 +58,10 @@ MAX_THREADS = 256
 POOL_BYTES = WORKER * MAX_THREADS
 
 # Head: what the builtin of a compiled function is bound to.
-CHAIN = 0                   # addresses of the specializations in order, then 0
+CHAIN = 0                   # addresses of the specializations in order
 SLOW = 8                    # Python callable for everything else
-HEAD_WORDS = 2
+LENGTH = 16                 # of the chain
+HEAD_WORDS = 3
 
 # Specialization: one signature and its program.
 CALLS = 0
@@ -70,7 +71,7 @@ THREADS = 24                # most threads that the program is worth
 RELEASE = 32                # 1: release the GIL
 TAKEN = 40                  # GENERATION while a call uses the primary frame (touched under the GIL only), else 0
 EXCLUSIVE = 48              # 1: donated data, so never two calls at once
-ARGUMENTS = 56
+ARGUMENTS = 56              # records: every positional argument, then the parts of trees
 ARGUMENT_RECORDS = 64
 FRAME = 72                  # primary frame
 FRAME_BYTES = 80
@@ -85,7 +86,12 @@ ON_ERROR = 144
 REBUILD = 152               # Python callable given the flat tuple of results, or 0
 SLOTS = 160                 # handles
 CELLS = 168                 # one cell per handle
-SPECIALIZATION_WORDS = 22
+POSITIONAL = 176            # positional arguments
+TABLE_END = 184             # end of the table in a frame; up to there a second frame is a copy
+PARTS = 192                 # byte offset in a frame of the references to parts of trees
+PART_COUNT = 200
+STACK = 208                 # byte offset in a frame of the stack that builds the result
+SPECIALIZATION_WORDS = 27
 
 # Cell: the object that a handle is, then the span of its donated memory, in which no other argument may lie.
 CELL_BEGIN = 8
@@ -93,7 +99,7 @@ CELL_END = 16
 CELL_BYTES = 24
 
 # Argument record. A slot is the byte offset of a pointer of the table within the frame.
-RECORD = 96
+RECORD = 112
 KIND = 0
 SLOT = 8
 TYPE_NUM = 16
@@ -108,7 +114,15 @@ CELL = SHAPE                # handle: address of the word that holds the expecte
 CODE = NDIM                 # Python scalar: dtype of the stored value
 BYTES = 80
 DONATED = 88
-ARRAY, FLOAT, INT, BOOL, HANDLE = range(5)
+SOURCE = 96                 # byte offset of the object in the arguments, or, if NESTED, in the frame
+NESTED = 104
+SIZE = NDIM                 # node: how many parts
+KEYS = SHAPE                # node: address of the keys, or of the names of attributes
+PLACE = STORAGE             # node: byte offset in the frame where its parts go
+NODE_TYPE = SCALAR_TYPE     # node: its exact type
+SAME_OBJECT = SHAPE         # static: address of the object
+EXPECTED = TYPE_NUM         # static: the value of an int, or the bits of a float
+ARRAY, FLOAT, INT, BOOL, HANDLE, TUPLE_NODE, LIST_NODE, DICT_NODE, RECORD_NODE, SAME, SAME_INT, SAME_FLOAT, SAME_STR = range(13)
 FLOAT64, FLOAT32, INT64, INT32, UINT8 = range(5)
 
 # Fresh record: SLOT, then
@@ -118,6 +132,7 @@ OBJECT = 24                 # byte offset in the frame of the array object
 
 # Build record: KIND, then
 WHICH = 8                   # TAKE: offset of the object; HELD: address of a cell; GIVEN: offset in args; else: a count
-KEYS = 16                   # DICT: address of the keys
-BUILD_RECORD = 24
-TAKE, HELD, GIVEN, TUPLE, LIST, DICT = range(6)
+BUILD_KEYS = 16             # DICT: address of the keys; INSTANCE: of the names of attributes
+MAKE = 24                   # INSTANCE: callable that makes an empty one; CALL: callable for the parts
+BUILD_RECORD = 32
+TAKE, HELD, GIVEN, TUPLE, LIST, DICT, INSTANCE, CALL = range(8)

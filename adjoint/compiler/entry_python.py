@@ -13,7 +13,7 @@ import numpy as np
 
 from . import control as at
 from .runtime import runtime
-from .signature import Array, Fresh, Given, Handle, Held, Scalar
+from .signature import Array, Fresh, Given, Handle, Held, Named, Record, Scalar, Static, children_of
 
 if TYPE_CHECKING:
     from .entry import Entry, Specialization
@@ -37,19 +37,40 @@ class PythonEntry:
 def _match(special: Specialization, args: tuple) -> dict[int, np.ndarray] | None:
     """The memory of each argument's buffer, or None where an argument does not fit."""
     wanted = special.signature.arguments
-    if len(args) != len(wanted):
-        return None
     leaves: dict[int, np.ndarray] = {}
-    for value, argument in zip(args, wanted, strict=True):
-        if isinstance(argument, Handle):
-            if value is not special.held[argument.slot]:
-                return None
-            continue
-        array = _number(value, argument) if isinstance(argument, Scalar) else _array(value, argument)
-        if array is None:
-            return None
-        leaves[argument.buffer] = array
+    if len(args) != len(wanted) or not all(_fits(special, value, tree, leaves) for value, tree in zip(args, wanted, strict=True)):
+        return None
     return None if special.exclusive and _overlaps(special, leaves) else leaves
+
+
+def _fits(special: Specialization, value: object, tree: object, leaves: dict[int, np.ndarray]) -> bool:
+    """Does a value fit its place in the signature? Adds the memory of its leaves."""
+    children = children_of(tree)
+    if children is not None:
+        parts = _parts(value, tree)
+        return parts is not None and all(_fits(special, part, child, leaves) for part, child in zip(parts, children, strict=True))
+    if isinstance(tree, Handle):
+        return value is special.held[tree.slot]
+    if isinstance(tree, Static):
+        same = type(value) is type(tree.value) and type(value) in (int, float, str) and value == tree.value
+        return value is tree.value or same
+    array = _number(value, tree) if isinstance(tree, Scalar) else _array(value, tree)
+    if array is not None:
+        leaves[tree.buffer] = array
+    return array is not None
+
+
+def _parts(value: object, tree: object) -> list | None:
+    """The parts of a node of exactly the expected type and size, in the order of the signature."""
+    if isinstance(tree, Record):
+        fits = type(value) is tree.type and all(hasattr(value, name) for name in tree.names)
+        return [getattr(value, name) for name in tree.names] if fits else None
+    kind = tree.type if isinstance(tree, Named) else type(tree)
+    if type(value) is not kind or len(value) != len(children_of(tree)):
+        return None
+    if kind is not dict:
+        return list(value)
+    return [value[key] for key in tree] if value.keys() == tree.keys() else None
 
 
 def _array(value: object, argument: Array) -> np.ndarray | None:
@@ -81,7 +102,7 @@ def _span(array: np.ndarray) -> tuple[int, int]:
 
 def _overlaps(special: Specialization, leaves: dict[int, np.ndarray]) -> bool:
     """Does an argument share memory with donated data?"""
-    arrays = [a for a in special.signature.arguments if isinstance(a, Array)]
+    arrays = _leaves_of(special.signature.arguments, Array)
     spans = [(*_span(leaves[a.buffer]), a.donated) for a in arrays]
     owned = special.cells.reshape(-1, at.CELL_BYTES // 8)[:, 1:].tolist()
     if any(start < end and stop > begin for start, stop, _ in spans for begin, end in owned):
@@ -93,7 +114,7 @@ def _overlaps(special: Specialization, leaves: dict[int, np.ndarray]) -> bool:
 def _call(special: Specialization, args: tuple, leaves: dict[int, np.ndarray]) -> object:
     frame = special.frame_for_python()
     table = frame[at.CONTROL_BYTES:][:8 * special.signature.buffers].view(np.int64)
-    fresh = {result.buffer: np.empty(result.shape, result.dtype) for result in _fresh(special.signature.results)}
+    fresh = {result.buffer: np.empty(result.shape, result.dtype) for result in _leaves_of(special.signature.results, Fresh)}
     for buffer, array in (leaves | fresh).items():
         table[buffer] = array.ctypes.data
     status = runtime().run(special.words.ctypes.data, frame.ctypes.data)
@@ -104,26 +125,32 @@ def _call(special: Specialization, args: tuple, leaves: dict[int, np.ndarray]) -
     return special.rebuild(result) if special.rebuild else result
 
 
-def _parts(tree: object) -> tuple | None:
-    if type(tree) is dict:
-        return tuple(tree.values())
-    return tuple(tree) if type(tree) in (tuple, list) else None
-
-
-def _fresh(tree: object) -> list[Fresh]:
-    parts = _parts(tree)
-    if parts is None:
-        return [tree] if isinstance(tree, Fresh) else []
-    return [leaf for part in parts for leaf in _fresh(part)]
+def _leaves_of(tree: object, kind: type) -> list:
+    children = children_of(tree)
+    if children is None:
+        return [tree] if isinstance(tree, kind) else []
+    return [leaf for child in children for leaf in _leaves_of(child, kind)]
 
 
 def _build(special: Specialization, tree: object, args: tuple, fresh: dict[int, np.ndarray]) -> object:
-    parts = _parts(tree)
-    if parts is not None:
-        built = [_build(special, part, args, fresh) for part in parts]
-        return dict(zip(tree, built, strict=True)) if type(tree) is dict else type(tree)(built)
+    children = children_of(tree)
+    if children is not None:
+        return _node(tree, [_build(special, child, args, fresh) for child in children])
     if isinstance(tree, Fresh):
         return fresh[tree.buffer] if tree.shape else fresh[tree.buffer][()]
     if isinstance(tree, Held):
         return special.held[tree.slot]
-    return args[tree.argument] if isinstance(tree, Given) else tree
+    if isinstance(tree, Given):
+        return args[tree.argument]
+    return tree.value if isinstance(tree, Static) else tree
+
+
+def _node(tree: object, parts: list) -> object:
+    if isinstance(tree, Record):
+        made = object.__new__(tree.type)
+        for name, part in zip(tree.names, parts, strict=True):
+            object.__setattr__(made, name, part)
+        return made
+    if isinstance(tree, Named):
+        return tree.type(*parts)
+    return dict(zip(tree, parts, strict=True)) if type(tree) is dict else type(tree)(parts)
