@@ -14,7 +14,7 @@ from ..core.aval import aval_of
 from ..core.primitive import TABLE
 from ..errors import ShapeError, explain
 from ..primitives.arithmetic import where as where_row
-from .joining import common_dtype, concatenate, pad
+from .joining import concatenate, pad, take
 from .registry import UNSET, axis_of, convert, implements, refuse, reshaped, strong, value_of
 
 
@@ -85,7 +85,7 @@ def _gradient_along(f: Any, step: Any, axis: int, edge_order: int) -> Any:
         start = _one_sided(f[..., 0], f[..., 1], f[..., 2], first, second)
         end = -1.0 * _one_sided(f[..., -1], f[..., -2], f[..., -3], last, before)
     y = concatenate([start[..., None], inside, end[..., None]], -1)
-    return np.moveaxis(y, -1, axis)
+    return np.moveaxis(convert(y, aval_of(f).dtype), -1, axis)
 
 
 def _one_sided(f0: Any, f1: Any, f2: Any, a: Any, b: Any) -> Any:
@@ -139,8 +139,7 @@ def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period
     if period is not None:
         raise refuse("np.interp(period=...)", "Reduce x by x % period first.")
     x, xp, fp = strong(value_of(x)), strong(value_of(xp)), strong(value_of(fp))
-    dtype = common_dtype(x, xp, fp, 1.0) if False else np.dtype(np.float64)
-    x, xp, fp = convert(x, dtype), convert(xp, dtype), convert(fp, dtype)
+    x, xp, fp = (convert(v, np.float64) for v in (x, xp, fp))           # NumPy interpolates in float64 whatever is given
     n = aval_of(xp).size
     if aval_of(xp).shape != aval_of(fp).shape or aval_of(xp).ndim != 1 or not n:
         raise ShapeError(explain(f"interp: xp {aval_of(xp)} and fp {aval_of(fp)} must be arrays of one axis of the same size."))
@@ -150,7 +149,7 @@ def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period
         return where_row(x > xp[n - 1], high, y)
     below = reshaped(x, (*aval_of(x).shape, 1)) >= xp                       # pieces by comparison: works for traced x and xp alike
     k = np.clip(np.sum(below, axis=-1) - 1, 0, n - 2)
-    x0, x1, f0, f1 = np.take(xp, k), np.take(xp, k + 1), np.take(fp, k), np.take(fp, k + 1)
+    x0, x1, f0, f1 = take(xp, k), take(xp, k + 1), take(fp, k), take(fp, k + 1)
     width = x1 - x0
     slope = (f1 - f0) / where_row(TABLE["equal"](width, 0.0), 1.0, width)
     y = f0 + slope * (x - x0)

@@ -16,7 +16,7 @@ from ..core.interpreter import EVALUATION, Tracer, current
 from ..dtypes import check_dtype
 from .cells import fresh
 from .joining import concatenate
-from .registry import axis_of, broadcasted, convert, floating, implements, refuse, reshaped, shape_of, strong, value_of
+from .registry import axis_of, broadcasted, convert, implements, refuse, reshaped, shape_of, strong, value_of
 from .shaping import copy_of, size_of
 
 
@@ -123,7 +123,9 @@ arange, eye, identity, tri = _lifted("arange"), _lifted("eye"), _lifted("identit
 def linspace_traced(start: Any, stop: Any, num: int = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None, axis: int = 0, *,
                     device: Any = None) -> Any:
     """num numbers from start to stop, both of which may be traced."""
-    start, stop = floating(start), floating(stop)
+    start, stop = value_of(start), value_of(stop)
+    common = result_dtype(start, stop)
+    start, stop = (convert(v, common if common.kind == "f" else np.float64) for v in (start, stop))
     parts = max(num - 1, 1) if endpoint else max(num, 1)
     step = (stop - start) / float(parts)
     ndim = len(np.broadcast_shapes(aval_of(start).shape, aval_of(stop).shape))
@@ -168,6 +170,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> A
 def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
     """Columns of powers of x."""
     x = value_of(x)
+    x = convert(x, np.promote_types(aval_of(x).dtype, int))
     count = aval_of(x).size if N is None else N
     powers = range(count) if increasing else reversed(range(count))
     return np.stack([x ** k if k else np.ones_like(x) for k in powers], axis=1)

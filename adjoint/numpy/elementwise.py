@@ -197,8 +197,8 @@ def round_(a: Any, decimals: int = 0, out: Any = None) -> Any:
     """a rounded to even; its derivative is 0."""
     if dtype_of(a).kind != "f":
         if decimals < 0:
-            raise refuse("np.round of integers to negative decimals", "Write 10**k * np.round(x / 10**k).")
-        return positive(convert(a, np.int64) if dtype_of(a) == np.bool_ else a)
+            return convert(TABLE["rint"](a / 10.0 ** -decimals) * 10.0 ** -decimals, dtype_of(a))
+        return positive(a)
     if decimals == 0:
         return TABLE["rint"](a)
     scale = 10.0 ** abs(decimals)
@@ -208,7 +208,7 @@ def round_(a: Any, decimals: int = 0, out: Any = None) -> Any:
 @implements()
 def fix(x: Any, out: Any = None) -> Any:
     """x rounded towards 0."""
-    return TABLE["trunc"](_floating(x))
+    return TABLE["trunc"](x) if dtype_of(x).kind == "f" else positive(x)
 
 
 @implements()

@@ -132,7 +132,7 @@ def _expand_masks(items: list, shape: tuple) -> list:
 def _slice_bounds(item: slice, n: int) -> tuple[int, int, int]:
     if any(isinstance(end, Tracer) and number_or_none(end) is None for end in (item.start, item.stop, item.step)):
         raise refuse("a slice whose ends are traced values",
-                     "Take a fixed number of elements: np.take(x, start + np.arange(count), axis=0).")
+                     "Take a fixed number of elements: x[start + np.arange(count)].")
     start, stop, step = item.indices(n)
     return (start, stop, step) if len(range(start, stop, step)) else (0, 0, 1)
 

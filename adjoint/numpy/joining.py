@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.aval import aval_of, result_dtype
+from ..core.aval import aval_of
 from ..core.interpreter import Tracer
 from ..core.primitive import TABLE, bind
 from ..dtypes import INT64
@@ -379,8 +379,3 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
         dx = np.diff(x) if aval_of(x).ndim == 1 else np.diff(np.moveaxis(x, axis, -1))
     return np.sum(dx * (y[..., 1:] + y[..., :-1]) / 2.0, axis=-1)
 
-
-def common_dtype(*xs: Any) -> np.dtype:
-    """NumPy's common dtype, at least floating."""
-    dtype = result_dtype(*xs)
-    return dtype if dtype.kind == "f" else np.dtype(np.float64)

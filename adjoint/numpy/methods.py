@@ -29,10 +29,10 @@ _REWRITES = (
     (r"\brange\(|\bnp\.arange\(", "A count must be known: pass it as a static argument, or loop over a fixed count with np.where."),
     (r"^\s*(el)?if\b|\bwhile\b|\band\b|\bor\b|\bnot\b", "Select with np.where(condition, a, b); combine conditions with & | ~."),
     (r"^\s*[\w.]+\[.*\]\s*=[^=]", "A plain array cannot hold it: buf = np.zeros_like(x), or buf = adjoint.numpy.zeros(shape)."),
-    (r"[\w.)\]]\[[^\]]+\]", "Index with a traced value by np.take(table, i, axis=0), or adjoint.numpy.asarray(table)[i]."),
+    (r"[\w.)\]]\[[^\]]+\]", "Index with a traced value by adjoint.numpy.take(table, i, axis=0), or adjoint.numpy.asarray(table)[i]."),
     (r"\b(rng|random)\b|\.normal\(|\.uniform\(", "Draw standard numbers outside of the function: mean + std * noise."),
 )
-_GENERAL = ("Keep it an array operation: np.where for if, np.stack for np.array, np.take(table, i, axis=0) for table[i], "
+_GENERAL = ("Keep it an array operation: np.where for if, np.stack for np.array, adjoint.numpy.take(table, i, axis=0) for table[i], "
             "adjoint.numpy for constructors.")
 
 
@@ -139,7 +139,8 @@ _MISSING = {"flat": "Use x.ravel(), whose writes reach x, or x.reshape(-1).", "r
 
 install(__bool__=to_bool, __float__=to_float, __complex__=to_complex, __int__=to_int, __index__=to_index, __array__=to_array,
         __len__=length, __contains__=contains, __format__=formatted, __str__=shown, __getattr__=missing,
-        __round__=lambda x, digits=None: elementwise.round_(x, digits or 0), __copy__=fresh, __deepcopy__=lambda x, memo: fresh(x),
+        __round__=lambda x, digits=None: to_int(np.rint(x)) if digits is None else elementwise.round_(x, digits),
+        __pos__=elementwise.positive, __copy__=fresh, __deepcopy__=lambda x, memo: fresh(x),
         __trunc__=to_int, __floor__=lambda x: to_int(np.floor(x)), __ceil__=lambda x: to_int(np.ceil(x)),
         __matmul__=products.matmul, __rmatmul__=lambda x, y: products.matmul(y, x))
 

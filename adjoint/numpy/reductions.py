@@ -54,7 +54,7 @@ def sum_(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
     only("sum", where=where)
     a, axes = prepared(a, axis, dtype)
     y = reduced("sum", a if dtype is not None else convert(a, _accumulator(a)), axes, keepdims)
-    return y if initial is UNSET else y + initial
+    return y if initial is UNSET else y + convert(value_of(initial), aval_of(y).dtype)
 
 
 @implements("prod")
@@ -64,7 +64,7 @@ def prod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
     only("prod", where=where)
     a, axes = prepared(a, axis, dtype)
     y = reduced("prod", a if dtype is not None else convert(a, _accumulator(a)), axes, keepdims)
-    return y if initial is UNSET else y * initial
+    return y if initial is UNSET else y * convert(value_of(initial), aval_of(y).dtype)
 
 
 @implements()
@@ -125,7 +125,7 @@ def _extreme(name: str, row: str, pair: str, a: Any, axis: Any, keepdims: Any, i
         shape = tuple((1 if keepdims else 0) if i in axes else n for i, n in enumerate(aval_of(a).shape))
         return broadcasted(convert(initial, aval_of(a).dtype), tuple(n for i, n in enumerate(shape) if keepdims or i not in axes))
     y = reduced(row, a, axes, keepdims)
-    return y if initial is UNSET else TABLE[pair](y, initial)
+    return y if initial is UNSET else TABLE[pair](y, convert(value_of(initial), aval_of(y).dtype))
 
 
 @implements("max", "amax")
@@ -202,7 +202,7 @@ def _running(row: str, a: Any, axis: Any, dtype: Any) -> Any:
     a = convert(a, dtype) if dtype is not None else convert(a, _accumulator(a))
     if axis is None:
         a, axis = reshaped(a, (aval_of(a).size,)), 0
-    return bind(TABLE[row], a, axis=axis_of(axis, aval_of(a).ndim))
+    return bind(TABLE[row], a, axis=axis_of(axis, aval_of(a).ndim), reverse=False)
 
 
 @implements()

@@ -17,7 +17,7 @@ from ..errors import ShapeError, explain
 from ..primitives.arithmetic import where as where_row
 from .joining import take
 from .reductions import kept
-from .registry import UNSET, axes_of, axis_of, convert, elements, implements, number_or_none, refuse, reshaped, strong, value_of
+from .registry import UNSET, axes_of, axis_of, convert, elements, floating, implements, number_or_none, refuse, reshaped, strong, value_of
 
 
 def _along(a: Any, axis: Any) -> tuple[Any, int]:
@@ -67,7 +67,6 @@ def digitize(x: Any, bins: Any, right: bool = False) -> Any:
 def _joined(a: Any, axis: Any) -> tuple[Any, tuple, tuple]:
     """The axes to reduce joined into the last one: (array, its former shape, the axes)."""
     a = strong(value_of(a))
-    a = a if aval_of(a).dtype.kind == "f" else convert(a, np.float64)
     shape, axes = aval_of(a).shape, tuple(sorted(axes_of(axis, aval_of(a).ndim)))
     rest = tuple(i for i in range(len(shape)) if i not in axes)
     a = np.transpose(a, (*rest, *axes))
@@ -77,7 +76,7 @@ def _joined(a: Any, axis: Any) -> tuple[Any, tuple, tuple]:
 @implements()
 def median(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, keepdims: bool = False) -> Any:
     """The middle element, or the mean of the two middle ones; NaN if any element is NaN."""
-    x, shape, axes = _joined(a, axis)
+    x, shape, axes = _joined(floating(a), axis)
     count = aval_of(x).shape[-1]
     if not count:
         raise ShapeError(explain("median of an empty axis has no value."))
@@ -95,20 +94,21 @@ def quantile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input:
     if method not in ("linear", "lower", "higher", "nearest", "midpoint") or weights is not None:
         raise refuse(f"np.quantile(method={method!r}) or with weights",
                      "Use method linear, lower, higher, nearest or midpoint, and no weights.")
-    x, shape, axes = _joined(a, axis)
-    q = strong(value_of(q))
-    q = convert(q, aval_of(x).dtype) if aval_of(q).dtype.kind != "f" else q
-    count = aval_of(x).shape[-1]
+    discrete = method in ("lower", "higher", "nearest")
+    x, shape, axes = _joined(value_of(a) if discrete else floating(a), axis)
+    dtype = aval_of(x).dtype if aval_of(x).dtype.kind == "f" else np.dtype(np.float64)
+    q = convert(q, dtype) if isinstance(q, (int, float)) else floating(q)
+    spot = q * float(aval_of(x).shape[-1] - 1)
     ordered = bind(TABLE["sort"], x, axis=aval_of(x).ndim - 1)
-    spot = q * float(count - 1)
-    low = np.clip(np.floor(spot), 0, count - 1)
-    high = np.clip(np.ceil(spot), 0, count - 1)
-    lower, upper = (_at(ordered, i) for i in (low, high))
-    share = {"linear": spot - low, "lower": 0.0 * spot, "higher": 0.0 * spot + 1.0, "midpoint": 0.0 * spot + 0.5,
-             "nearest": convert(np.rint(spot), aval_of(spot).dtype) - low}[method]
-    share = reshaped(strong(share), (*aval_of(q).shape, *(1,) * (aval_of(x).ndim - 1))) if aval_of(q).ndim else share
-    y = lower + (upper - lower) * share
-    y = where_row(TABLE["isnan"](ordered[..., count - 1]), math.nan, y)
+    if discrete:
+        y = _at(ordered, {"lower": np.floor, "higher": np.ceil, "nearest": np.rint}[method](spot))
+    else:
+        low = np.floor(spot)
+        lower, upper = _at(ordered, low), _at(ordered, np.ceil(spot))
+        share = spot - low if method == "linear" else 0.0 * spot + 0.5
+        y = lower + (upper - lower) * reshaped(strong(share), (*aval_of(q).shape, *(1,) * (aval_of(x).ndim - 1)))
+    if dtype == aval_of(x).dtype:
+        y = where_row(TABLE["isnan"](ordered[..., -1]), math.nan, y)
     if keepdims:
         y = reshaped(y, (*aval_of(q).shape, *(1 if i in axes else n for i, n in enumerate(shape))))
     return y
@@ -116,7 +116,7 @@ def quantile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input:
 
 def _at(ordered: Any, position: Any) -> Any:
     """Elements at positions along the last axis, the axes of the positions in front."""
-    y = take(ordered, np.asarray(position).astype(np.int64) if not hasattr(position, "aval") else convert(position, np.int64), -1)
+    y = take(ordered, convert(position, np.int64), -1, mode="clip")
     rank = aval_of(value_of(position)).ndim
     return np.moveaxis(y, tuple(range(-rank, 0)), tuple(range(rank))) if rank else y
 
@@ -125,4 +125,5 @@ def _at(ordered: Any, position: Any) -> Any:
 def percentile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, method: str = "linear",
                keepdims: bool = False, *, weights: Any = None, interpolation: Any = UNSET) -> Any:
     """Quantiles of a share given in hundredths."""
-    return quantile(a, np.true_divide(value_of(q), 100.0), axis, None, False, method, keepdims, weights=weights)
+    hundred = aval_of(value_of(a)).dtype.type(100) if aval_of(value_of(a)).dtype.kind == "f" else 100
+    return quantile(a, np.true_divide(value_of(q), hundred), axis, None, False, method, keepdims, weights=weights)
