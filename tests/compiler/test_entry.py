@@ -563,7 +563,8 @@ def tree_entry(route):
     argument = [Record(Layer, ("weight", "bias", "size", "name", "rate", "act"), (Array(F8, (2,), 0), Array(F8, (3,), 1), *statics)),
                 {"k": (Array(F8, (), 2), Scalar(float, F8, 3))}]
     pair = Named(Pair, (Array(F8, (1,), 4), Static(None)))
-    values = {"weight": np.arange(2.0), "bias": np.arange(3.0), "size": 10**6, "name": "".join(["hid", "den"]), "rate": 0.75}
+    names = ("weight", "bias", "size", "name", "rate", "act")
+    results = {"layer": Record(Layer, names, (Fresh(F8, (2,), 5), Fresh(F8, (3,), 6), *statics)),
                "pair": Named(Pair, ([Fresh(F8, (), 7)], (Fresh(F8, (), 8), Fresh(F8, (1,), 9))))}
     return entry_of(route, programs.copy_bytes([16, 24, 8, 8, 8]), Signature((argument, pair), results, 10))
 
