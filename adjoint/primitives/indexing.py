@@ -21,6 +21,8 @@ from .broadcasting import broadcast_shape, full, move_axis, move_front, zeros_of
 from .comparison import equal
 from .kinds import General, constant, general, linear
 
+ROW = 32             # numbers from which a row is added as a whole
+
 # ------------------------------------------------------------------------------------------------ iota
 
 
@@ -47,7 +49,10 @@ def _index_shape(name: str, x: Aval, indices: tuple[Aval, ...]) -> tuple[int, ..
     for index in indices:
         if index.dtype.kind not in "iu":
             raise DtypeError(explain(f"{name}: an index array is {index}.", remedy="Index with integers; for a mask use np.nonzero(mask)."))
-    return broadcast_shape(name, indices)
+    shape = broadcast_shape(name, indices)
+    if 0 in x.shape[:len(indices)] and 0 not in shape:
+        raise IndexRangeError(explain(f"{name}: an indexed axis of {x} is empty: no index is inside.", remedy="Check the array's shape."))
+    return shape
 
 
 def _out_of_range(name: str, shape: tuple, indices: tuple) -> IndexRangeError:
@@ -132,11 +137,20 @@ def _scatter_batch(row: Any, args: tuple, bdims: tuple) -> tuple:
 
 
 def _lower_gather(e: Any, inputs: tuple, outputs: tuple) -> None:
+    """Positions are wrapped and checked once, in a kernel of their own; then rows are copied."""
     (x, *indices), (y,) = inputs, outputs
     rank = len(y.shape) - (len(x.shape) - len(indices))
     indices = _expanded(tuple(indices), y.shape[:rank])
+    if len(y.shape) == rank:
+        with e.kernel(y.shape) as (k, at):
+            k.put(y, *at, value=k.get(x, *_emit_indices(k, x, indices, at)))
+        return
+    places = [e.temporary(INT64, y.shape[:rank]) for _ in indices]
+    with e.kernel(y.shape[:rank]) as (k, at):
+        for place, i in zip(places, _emit_indices(k, x, indices, at), strict=True):
+            k.put(place, *at, value=i)
     with e.kernel(y.shape) as (k, at):
-        k.put(y, *at, value=k.get(x, *_emit_indices(k, x, indices, at[:rank]), *at[rank:]))
+        k.put(y, *at, value=k.get(x, *[k.get(place, *at[:rank]) for place in places], *at[rank:]))
 
 
 def _gather_samples(rng: np.random.Generator) -> list:
@@ -222,12 +236,25 @@ def _scatter_add_transpose(i: int, y_bar: Any, x: Aval, updates: Aval, *indices:
         lowering=General(_lower_scatter(lambda k, old, update: k.add(old(), update))), samples=_scatter_samples, prepare=_same_dtype)
 def scatter_add(x, updates, *indices):
     """A copy of x with updates added at x[indices], repeated indices one after another; its transpose is y_bar and gather(y_bar)."""
-    y = np.array(x)
+    y, shape = np.array(x, order="C"), np.shape(x)[:len(indices)]
     try:
-        np.add.at(y, indices, updates)
-    except IndexError:
+        places = np.ravel_multi_index([np.where(np.less(i, 0), np.add(i, n), i) for i, n in zip(indices, shape, strict=True)], shape)
+    except ValueError:
         raise _out_of_range("scatter_add", np.shape(x), indices) from None
+    _add_rows(y.reshape(int(np.prod(shape, dtype=np.int64)), -1) if y.size else y, np.ravel(places), updates)
     return y
+
+
+def _add_rows(y: np.ndarray, places: np.ndarray, updates: np.ndarray) -> None:
+    """y[place] += row for each row of updates, in order; NumPy's add.at is quick for single numbers only."""
+    if not y.size or not places.size:
+        return
+    rows = np.reshape(updates, (places.size, -1))
+    if rows.shape[1] < ROW:
+        np.add.at(y.reshape(-1), (places[:, None] * rows.shape[1] + np.arange(rows.shape[1])).ravel(), rows.ravel())
+        return
+    for place, row in zip(places.tolist(), rows, strict=True):
+        y[place] += row
 
 
 def _scatter_jvp(primals: tuple, tangents: tuple, y: Any) -> Any:
