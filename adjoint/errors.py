@@ -29,7 +29,9 @@ from __future__ import annotations
 import os
 import sys
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+import numpy as np
+
+_FRAMEWORKS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, np.__file__))
 
 
 class AdjointError(Exception):
@@ -113,7 +115,7 @@ def user_location() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_PACKAGE) and f"{os.sep}numpy{os.sep}" not in name:
+        if not name.startswith(_FRAMEWORKS):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
