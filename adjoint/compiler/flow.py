@@ -100,10 +100,10 @@ def fused_multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Va
     return builder.call(declared(builder.module, name, ir.FunctionType(vector, [vector] * 3)), [a, b, c])
 
 
-def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Ask for the line at `address`, which may be any address, in the second cache level."""
+def prefetch(builder: ir.IRBuilder, address: ir.Value, *, write: bool = False, nearness: int = 2) -> None:
+    """Ask for the line at `address`, which may be any address: nearness 3 for the first cache level, 2 for the second."""
     function = declared(builder.module, "llvm.prefetch.p0", ir.FunctionType(VOID, [PTR, I32, I32, I32]))
-    builder.call(function, [address, *(ir.Constant(I32, value) for value in (0, 2, 1))])
+    builder.call(function, [address, *(ir.Constant(I32, value) for value in (int(write), nearness, 1))])
 
 
 class _Callee:

@@ -25,13 +25,14 @@ from .flow import (
     i64,
     lanes_below,
     masked_load,
-    minimum,
+    minimum, prefetch,
     times,
 )  # fmt: skip
 from .target import Target, mark
 
 STREAMS = 8              # blocks of A written side by side: few enough pages for the translation buffer
 K_ROWS = 32              # rows of the source that one parallel work item copies
+AHEAD = 32               # rows of a panel between a store and the line asked for meanwhile
 
 # void(dst, src, begin, end, record): work items [begin, end) of packing one operand. Strides and steps in bytes.
 PACK_TYPE = ir.FunctionType(VOID, [PTR, PTR, I64, I64, PTR])
@@ -153,6 +154,7 @@ class _CopyBlocks(_Packing):
         self, builder: ir.IRBuilder, function: ir.Function, lanes: int, dtype: np.dtype, rows: int
     ) -> None:
         self.rows = rows
+        self.lines = rows * dtype.itemsize * STREAMS // 64
         super().__init__(builder, function, lanes, dtype)
 
     def emit(self, dst: ir.Value, src: ir.Value, number: ir.Value) -> None:
@@ -165,6 +167,7 @@ class _CopyBlocks(_Packing):
             source = at(builder, src, builder.mul(row, src_k))
             out = at(builder, dst, times(builder, row, rows * size))
             last = minimum(builder, builder.add(first, i64(STREAMS)), blocks)
+            self.fetch_next_group(src, dst, first, row, first_k, src_k, block)
             with counted_loop(builder, first, last) as index:
                 place = at(builder, out, builder.mul(index, block))
                 self.move(at(builder, source, times(builder, index, rows * size)), place, short)
@@ -176,6 +179,25 @@ class _CopyBlocks(_Packing):
             with counted_loop(builder, first_k, last_k) as row:
                 place = at(builder, out, times(builder, row, rows * size))
                 self.move(at(builder, source, builder.mul(row, src_k)), place, self.element)
+
+
+    def fetch_next_group(
+        self, src: ir.Value, dst: ir.Value, first: ir.Value, row: ir.Value, first_k: ir.Value, src_k: ir.Value,
+        block: ir.Value,
+    ) -> None:  # fmt: skip
+        """Ask for what the next STREAMS blocks read of this row, and for a share of what they write: a load that shares
+        its low address bits with a store still waiting for its line waits with it, and half of them would."""
+        builder, size, rows = self.builder, self.size, self.rows
+        following = builder.add(first, i64(STREAMS))
+        source = at(builder, src, builder.mul(row, src_k), times(builder, following, rows * size))
+        number = builder.sub(row, first_k)
+        stream = builder.add(following, builder.and_(number, i64(STREAMS - 1)))
+        piece = times(builder, builder.udiv(number, i64(STREAMS)), 64 * self.lines)
+        begin = times(builder, first_k, rows * size)
+        out = at(builder, dst, builder.mul(stream, block), begin, piece)
+        for line in range(self.lines):
+            prefetch(builder, at(builder, source, i64(64 * line)), nearness=3)
+            prefetch(builder, at(builder, out, i64(64 * line)), write=True, nearness=3)
 
 
 class _Columns(_Packing):
@@ -219,6 +241,9 @@ class _Turn(_Columns):
             pieces = [builder.load(at(builder, each, place), typ=quarter, align=size) for each in sources]
             rows = [_joined(builder, pieces[i::side]) for i in range(side)]
             begin = at(builder, out, builder.mul(first, dst_row))
+            ahead = at(builder, begin, times(builder, dst_row, AHEAD))
+            for i in range(side):
+                prefetch(builder, at(builder, ahead, times(builder, dst_row, i)), write=True, nearness=3)
             for i, value in enumerate(_turned(builder, rows)):
                 builder.store(value, at(builder, begin, times(builder, dst_row, i)), align=size)
 
