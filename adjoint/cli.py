@@ -112,7 +112,7 @@ def run(recipe: Recipe, dataset: Dataset, options: dict[str, Any]) -> None:
         finished, logits = _train(recipe, dataset, folder, resume)
         if finished.interrupted:
             click.echo(f"interrupted at step {finished.steps}; saved in {folder.path}. Go on with: adjoint train {recipe.task} --resume")
-            sys.exit(INTERRUPTED)
+            sys.exit(128 + finished.interrupted)        # 130 after Ctrl-C, 143 after SIGTERM, as shells count
         path = folder.path / "report.html"
         write_report(path, training_report(finished, dataset, logits, title=dataset.name, subtitle=str(folder.path), config=asdict(recipe)))
     click.echo(f"test accuracy {100 * (1 - error_rate(logits, dataset.test_y)):.2f} %")

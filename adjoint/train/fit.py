@@ -40,7 +40,7 @@ class Fit:
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    interrupted: bool = False
+    interrupted: int = 0                # the signal that ended it early, 0 if none did
 
 
 def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Callable = cross_entropy, batch: int = 64,
@@ -142,8 +142,8 @@ class _Run:
                     start = time.monotonic()
                     if stopping:
                         break
-                if interrupted():
-                    self.fit.interrupted = True
+                if number := interrupted():
+                    self.fit.interrupted = number
                     break
                 if time.monotonic() - self.saved > self.save_seconds:
                     self.save()

@@ -13,8 +13,8 @@ from typing import Any
 
 
 @contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """In the main thread, note SIGINT and SIGTERM instead of raising: yields a function that says whether one came."""
+def deferred_interrupts() -> Iterator[Callable[[], int]]:
+    """In the main thread, note SIGINT and SIGTERM instead of raising: yields a function that gives its number, or 0."""
     came: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -22,11 +22,11 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came.append(number)
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield lambda: came[0] if came else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
