@@ -12,19 +12,20 @@ from collections.abc import Container
 import llvmlite.ir as ir
 import numpy as np
 
-_SCALARS = {"bool": "i1", "uint8": "i8", "int32": "i32", "uint32": "i32", "int64": "i64", "uint64": "i64",
-            "float32": "float", "float64": "double"}
+_SCALARS = {np.dtype(name): kind for name, kind in (
+    ("bool", "i1"), ("uint8", "i8"), ("int32", "i32"), ("uint32", "i32"), ("int64", "i64"), ("uint64", "i64"),
+    ("float32", "float"), ("float64", "double"))}
 _SUFFIXES = {"i1": "i1", "i8": "i8", "i32": "i32", "i64": "i64", "float": "f32", "double": "f64", "ptr": "p0"}
 
 
 def scalar_type(dtype: np.dtype) -> str:
     """The LLVM type of one value."""
-    return _SCALARS[dtype.name]
+    return _SCALARS[dtype]
 
 
 def memory_type(dtype: np.dtype) -> str:
     """The LLVM type of one element in memory: a bool is a byte."""
-    return "i8" if dtype.kind == "b" else _SCALARS[dtype.name]
+    return "i8" if dtype.kind == "b" else _SCALARS[dtype]
 
 
 def wide(scalar: str, lanes: int) -> str:

@@ -356,6 +356,30 @@ def test_the_parts_of_several_threads_cover_the_extent(extent):
             assert same_bits(found[1 + step], expected[1 + step])
 
 
+def test_a_cancelled_program_stops_between_pieces():
+    """A long kernel looks at the cancel flag before each piece, and answers -1; past the commit point nothing stops it."""
+    e, var = LoopEmitter(), Var()
+    e.store(1, flat(var), e.add(e.load(0, flat(var), np.float32), 1.0))
+    buffers = (Buffer(np.dtype(np.float32), 5000, "input"), Buffer(np.dtype(np.float32), 5000, "output"))
+    kernel = Kernel("long", var, 5000, e.statements, 1e9)
+    for commit, answer in ((1, at.CANCELLED), (0, 0)):
+        native = Native(Program(buffers, (kernel,), commit, 0))
+        found = [np.ones(5000, np.float32), np.zeros(5000, np.float32)]
+        table, control = native.table(found), np.zeros(at.CONTROL_BYTES // 8, np.int64)
+        control[at.DEADLINE // 8] = at.UNTIL_NEVER
+        control[at.CANCEL // 8] = 1
+        assert native.function(table.ctypes.data, 0, 1, control.ctypes.data) == answer
+        assert found[1].sum() == (0 if answer else 10000)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_narrowest_vectors(dtype):
+    """SSE without fma: the same bits through the C library's fma."""
+    program = map_program(lambda e, x: e.call("exp", e.floor(e.mul(x, 1.5))), (dtype,), (5, 33), dtype)
+    given = {i: np.linspace(-5, 5, b.size).astype(dtype) for i, b in enumerate(program.buffers) if b.role == "input"}
+    check_program(program, given, host_target(16))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_contraction_with_epilogue(dtype):
     rng, dtype = np.random.default_rng(18), np.dtype(dtype)
