@@ -25,7 +25,8 @@ from .flow import (
     i64,
     lanes_below,
     masked_load,
-    minimum, prefetch,
+    minimum,
+    prefetch,
     times,
 )  # fmt: skip
 from .target import Target, mark
@@ -118,14 +119,17 @@ class _CopyPanels(_Packing):
     def emit(self, dst: ir.Value, src: ir.Value, number: ir.Value) -> None:
         builder, fields, size = self.builder, self.fields, self.size
         first, last = self.rows_of(number)
-        columns, k, wide = fields["columns"], fields["k"], fields["wide_columns"]
-        depth = times(builder, k, size)
-        step, src_k = fields["width"], fields["src_k"]
-        wide_end = minimum(builder, wide, columns)
-        with counted_loop(builder, first, last) as row:
-            source = at(builder, src, builder.mul(row, src_k))
-            for begin, end, width in ((i64(0), wide_end, step), (wide, columns, i64(self.lanes))):
-                inside = builder.mul(row, times(builder, width, size))
+        columns, wide = fields["columns"], fields["wide_columns"]
+        depth, src_k = times(builder, fields["k"], size), fields["src_k"]
+        with counted_loop(builder, i64(0), i64(2)) as kind:
+            is_wide = builder.icmp_signed("==", kind, i64(0))
+            begin = builder.select(is_wide, i64(0), wide)
+            end = builder.select(is_wide, minimum(builder, wide, columns), columns)
+            width = builder.select(is_wide, fields["width"], i64(self.lanes))
+            dst_row = times(builder, width, size)
+            with counted_loop(builder, first, last) as row:
+                source = at(builder, src, builder.mul(row, src_k))
+                inside = builder.mul(row, dst_row)
                 with counted_loop(builder, begin, end, width) as column:
                     out = at(builder, dst, builder.mul(column, depth), inside)
                     until = minimum(builder, builder.sub(end, column), width)

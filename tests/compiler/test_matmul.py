@@ -42,7 +42,8 @@ def check(native: Native, number: int, rng: np.random.Generator, samples: int = 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_edge_equals_serial_fma(width, dtype, rng):
     orders = itertools.cycle(["NN", "NT", "TN", "TT"])
-    cases = [Case(shape, next(orders), dtype) for shape in EDGES for _ in range(4 if width == WIDTHS[0] else 1)]
+    every = width == WIDTHS[0] and dtype == "float32"
+    cases = [Case(shape, next(orders), dtype) for shape in EDGES for _ in range(4 if every else 1)]
     native = Native(cases, host_target(width))
     for number in range(len(cases)):
         check(native, number, rng)
@@ -59,17 +60,17 @@ def test_every_layout_equals_serial_fma(shape, rng):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_epilogue_sees_its_elements(width, rng):
     shapes = [(1, 7, 5, 3), (1, 13, 70, 5), (2, 6, 64, 4), (1, 40, 1, 8), (1, 1, 40, 8), (1, 100, 130, 12)]
-    cases = [Case(shape, orders, epilogue="bias") for shape in shapes for orders in ("NN", "TN", "NT")]
+    orders = itertools.cycle(["NN", "TN", "NT", "TT", "RS"])
+    cases = [Case(shape, next(orders), epilogue="bias") for shape in shapes for _ in range(2)]
     native = Native(cases, host_target(width))
     for number in range(len(cases)):
         check(native, number, rng)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("epilogue", ["store", "bias"])
+@pytest.mark.parametrize(("width", "epilogue"), [(WIDTHS[0], "store"), *((width, "bias") for width in WIDTHS)])
 def test_a_turned_product_stores_as_it_was_given(width, epilogue, rng):
     shapes = [(1, 16, 300, 40), (2, 64, 130, 70), (1, 37, 200, 33), (1, 80, 401, 20), (1, 20, 300, 1500)]
-    cases = [Case(shape, orders, epilogue=epilogue) for shape in shapes for orders in ("NT", "TT")]
+    cases = [Case(shape, orders, epilogue=epilogue) for shape, orders in zip(shapes, ("NT", "TT") * 3, strict=False)]
     native = Native(cases, host_target(width))
     assert any(native.plan(number).turns_back for number in range(len(cases)))
     for number in range(len(cases)):
