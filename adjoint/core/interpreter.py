@@ -161,8 +161,12 @@ class View:
 
 
 def view_of(base: Any, result: Any, write: Callable | None, layout: tuple | None = None) -> Any:
-    """Mark `result`, a cell just made, as a view of `base`; a view of an enclosing interpreter's cell can be read only."""
-    if isinstance(base, Tracer) and isinstance(result, Tracer) and result.owner is current() and result is not base:
+    """Mark `result`, a cell just made, as a view of `base`; a view of an enclosing interpreter's cell can be read only.
+
+    A base without axes that is no view itself is NumPy's scalar, of which there are no views.
+    """
+    cells = isinstance(base, Tracer) and isinstance(result, Tracer) and result.owner is current() and result is not base
+    if cells and (base.aval.shape or base.view_on is not None):
         result.view_on = View(base, write if base.owner is result.owner else None, layout)
         result.argument = base.argument
     return result

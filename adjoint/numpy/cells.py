@@ -42,14 +42,23 @@ def layout_of(x: Any) -> tuple | None:
     return (0, shape, strides_of(shape)) if len(shape) <= 1 or x.origin == C_ORDER else None
 
 
-def fresh(x: Any) -> Any:
-    """A cell of its own, in C order, holding the value of x: what a constructor or x.copy() returns."""
+def in_c_order(x: Any) -> bool:
+    """True if NumPy's functions that keep the order of x in memory (order="K") would certainly choose C order."""
+    layout = layout_of(x) if isinstance(x, Tracer) else (0, x.shape, x.strides) if isinstance(x, np.ndarray) else (0, (), ())
+    if layout is None:
+        return False
+    strides = [abs(s) for n, s in zip(layout[1], layout[2], strict=True) if n != 1]
+    return strides == sorted(strides, reverse=True)
+
+
+def fresh(x: Any, ordered: bool = True) -> Any:
+    """A cell of its own holding the value of x: what a constructor or x.copy() returns. ordered: certainly in C order."""
     interpreter = current()
     if interpreter is EVALUATION and not isinstance(x, Tracer):
         return np.array(x)
     cell = freeze(x) if isinstance(x, Tracer) and x.owner is interpreter else bind(TABLE["reshape"], x, shape=aval_of(x).shape)
     if cell.aval.ndim:
-        cell.origin = C_ORDER
+        cell.origin = C_ORDER if ordered else None
         return cell
     base = bind(TABLE["reshape"], cell, shape=(1,))          # a 0-d array, unlike a scalar, can be written: a view of one element
     return reshape_cell(base, ())
@@ -126,6 +135,9 @@ def fitted(value: Any, cell: Tracer) -> Any:
 
 def write(cell: Tracer, value: Any) -> None:
     """cell[...] = value."""
+    if not cell.aval.shape and cell.view_on is None and not cell.argument:
+        raise MutationError(explain("a write to a result without axes, which in NumPy is a scalar and cannot be written.",
+                                    remedy="Bind the name again: x = v; or make an array first: x = x.copy().reshape(1)."))
     value = fitted(value, cell)
     if not isinstance(value, Tracer) or value.owner is not current():
         value = bind(TABLE["reshape"], value, shape=cell.aval.shape)

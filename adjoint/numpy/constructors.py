@@ -14,7 +14,7 @@ import numpy as np
 from ..core.aval import aval_of, result_dtype
 from ..core.interpreter import EVALUATION, Tracer, current
 from ..dtypes import check_dtype
-from .cells import fresh
+from .cells import fresh, in_c_order
 from .joining import concatenate
 from .registry import axis_of, broadcasted, convert, implements, refuse, reshaped, shape_of, strong, value_of
 from .shaping import copy_of, size_of
@@ -25,11 +25,11 @@ def holds_traced(x: Any) -> bool:
     return isinstance(x, Tracer) or (isinstance(x, (list, tuple)) and any(map(holds_traced, x)))
 
 
-def filled(value: Any, shape: Any, dtype: Any) -> Any:
+def filled(value: Any, shape: Any, dtype: Any, ordered: bool = True) -> Any:
     """A cell of a shape in which every element is `value`."""
     shape = tuple(map(size_of, shape)) if isinstance(shape, (tuple, list, np.ndarray)) else (size_of(shape),)
     value = convert(value, dtype)
-    return fresh(broadcasted(value, shape))
+    return fresh(broadcasted(value, shape), ordered)
 
 
 def _constructor(name: str, value: Any) -> Callable:
@@ -85,7 +85,7 @@ def _joined(x: Any) -> Any:
 
 def _like(name: str, value: Any) -> None:
     def function(a: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *, device: Any = None) -> Any:
-        return filled(value, shape_of(a) if shape is None else shape, aval_of(a).dtype if dtype is None else dtype)
+        return filled(value, shape_of(a) if shape is None else shape, aval_of(a).dtype if dtype is None else dtype, in_c_order(a))
     implements(name)(function)
 
 
@@ -98,7 +98,8 @@ _like("empty_like", 0)
 def full_like(a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *,
               device: Any = None) -> Any:
     """An array like a in which every element is fill_value."""
-    return filled(value_of(fill_value), shape_of(a) if shape is None else shape, aval_of(a).dtype if dtype is None else dtype)
+    shape, dtype = shape_of(a) if shape is None else shape, aval_of(a).dtype if dtype is None else dtype
+    return filled(value_of(fill_value), shape, dtype, in_c_order(a))
 
 
 # ------------------------------------------------------------------------------------------------ ranges
@@ -163,7 +164,7 @@ def meshgrid(*xi: Any, copy: bool = True, sparse: bool = False, indexing: str = 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
     """The same numbers in another dtype."""
     y = convert(strong(x), dtype)
-    return fresh(y) if y is x and copy else y
+    return fresh(y, in_c_order(x)) if y is x and copy else y
 
 
 @implements("vander")

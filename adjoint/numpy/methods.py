@@ -17,7 +17,7 @@ import numpy as np
 from ..core.interpreter import Tracer, install
 from ..errors import TracerError, explain, user_location
 from . import elementwise, products, reductions, shaping
-from .cells import fresh, view_cell, write
+from .cells import fresh, in_c_order, view_cell, write
 from .registry import FUNCTIONS, convert, number_or_none, refuse
 
 # ------------------------------------------------------------------------------------------------ to Python's numbers
@@ -176,7 +176,7 @@ def astype(x: Tracer, dtype: Any, order: str = "K", casting: str = "unsafe", sub
     if not np.can_cast(x.aval.dtype, dtype, casting):
         raise TypeError(explain(f"astype: {x.aval.dtype} to {np.dtype(dtype)} is not allowed by casting={casting!r}."))
     y = convert(x, dtype)
-    return fresh(x) if y is x and copy else y
+    return fresh(x, in_c_order(x)) if y is x and copy else y
 
 
 def copy(x: Tracer, order: str = "C") -> Any:

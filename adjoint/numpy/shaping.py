@@ -14,7 +14,7 @@ from ..core.aval import aval_of
 from ..core.interpreter import Tracer
 from ..core.primitive import TABLE, bind
 from ..errors import ShapeError, explain
-from .cells import C_ORDER, permute_cell, read_only, reshape_cell, slice_cell
+from .cells import C_ORDER, in_c_order, permute_cell, read_only, reshape_cell, slice_cell
 from .indexing import getitem
 from .registry import UNSET, axes_of, axis_of, broadcasted, implements, only, refuse, reshaped, shape_of, strong, value_of
 
@@ -231,7 +231,7 @@ def roll(a: Any, shift: Any, axis: Any = None) -> Any:
 def copy_of(a: Any) -> Any:
     """A cell of its own with the value of a."""
     y = bind(TABLE["reshape"], strong(a), shape=shape_of(a))
-    if isinstance(y, Tracer) and y.aval.ndim:
+    if isinstance(y, Tracer) and y.aval.ndim and in_c_order(a):
         y.origin = C_ORDER
     return y
 

@@ -189,7 +189,8 @@ UNARY = ("sin cos tan arctan sinh cosh tanh arcsinh exp exp2 expm1 square fabs a
 ABOVE_ZERO = "sqrt log log2 log10 log1p reciprocal".split()
 INSIDE_ONE = "arcsin arccos arctanh".split()
 BINARY = ("add subtract multiply divide true_divide maximum minimum fmax fmin arctan2 hypot logaddexp logaddexp2 copysign equal not_equal "
-          "less less_equal greater greater_equal logical_and logical_or logical_xor floor_divide remainder mod fmod heaviside isclose").split()
+          "less less_equal greater greater_equal logical_and logical_or logical_xor floor_divide remainder mod fmod heaviside "
+          "isclose").split()
 INTEGER = "bitwise_and bitwise_or bitwise_xor left_shift right_shift floor_divide remainder fmod power".split()
 PIECEWISE = ("sign floor ceil trunc rint fix isnan isinf isfinite signbit logical_not isposinf isneginf equal not_equal less less_equal "
              "greater greater_equal logical_and logical_or logical_xor floor_divide remainder mod fmod heaviside isclose copysign").split()
