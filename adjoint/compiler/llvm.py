@@ -19,12 +19,13 @@ from . import control as at
 from .irtext import Inserted, ModuleText, Writer
 from .lanes import Cell, Frame, Lanes, overlap
 from .loops import Check, Contraction, Fold, Kernel, Load, Loop, Program, Statement, Store
-from .matmul import lower_contraction, scratch_bytes
+from .matmul import estimated_flops, lower_contraction, scratch_bytes
 from .nests import Nest, walk
 from .target import Target, host_target
 
 PARALLEL_COST = 60_000       # scalar operations below which a second thread costs more than it saves
 POLL_COST = 4_000_000        # scalar operations between two looks at the cancel flag, about a millisecond
+_FLOPS_PER_OPERATION = 25    # of a float32 matrix product, in the time of one operation of a vector loop
 _LISTS = 1000                # number of the first list of alias scopes
 
 
@@ -183,11 +184,12 @@ class Products:
 
     def emit(self, contraction: Contraction) -> list[Step]:
         """The steps of a contraction."""
-        found = []
+        found, flops = [], estimated_flops(contraction)
         for part in lower_contraction(self.module, contraction, self.epilogue, self.target, self.poll):
             part.function.linkage = ""
             self.text.declare(part.function.name, "void", "ptr, i64, i64, ptr, ptr")
-            found.append(Step(part.function.name, part.extent, 1, part.cost))
+            share = _FLOPS_PER_OPERATION * 4 / contraction.dtype.itemsize if part.cost == flops else 1.0
+            found.append(Step(part.function.name, part.extent, 1, part.cost / share))
         self.steps += len(found)
         return found
 
@@ -237,26 +239,48 @@ class ProgramWriter:
         scratch = "null"
         if any(step.buffers is None for step in self.steps):
             scratch = load_pointer(out, "%buffers", len(self.program.buffers))
+        joined = ""                                           # where the other threads wait while the first runs alone
         for number, step in enumerate(self.steps):
-            if number:
-                self._between(number, many)
+            wait, look = self._needs(number)
+            if joined and (wait or look or step.parallel or number == self.commit):
+                joined = self._join(joined)
+            if wait or look:
+                self._between(number, many, look)
             if number == self.commit:
-                self._commit(number, first)
-            self._run(step, number, first, scratch)
+                self._commit(first)
+            if step.parallel:
+                begin, end = (self._cut(step, text) for text in ("%thread", out.op("add i64 %thread, 1")))
+                self._call(step, begin, end, scratch, number)
+                continue
+            if not joined:
+                run, joined = out.fresh("run"), out.fresh("after")
+                out.branch(first, run, joined)
+                out.enter(run)
+            self._call(step, "0", str(step.extent), scratch, number)
+        if joined:
+            self._join(joined)
         if self.commit == len(self.steps) and self.steps:
-            self._between(len(self.steps), many)
+            self._between(len(self.steps), many, True)
         out.do("ret i64 0")
         self.text.texts.append(out.finish())
 
-    def _between(self, number: int, many: str) -> None:
-        """What separates step number - 1 from the next: a barrier, and a way out."""
+    def _join(self, label: str) -> str:
+        self.out.jump(label)
+        self.out.enter(label)
+        return ""
+
+    def _needs(self, number: int) -> tuple[bool, bool]:
+        """Between step number - 1 and this one: must threads wait for each other, must the status be looked at?"""
+        if number == 0:
+            return False, False
+        before = self.steps[number - 1]
+        look = number <= self.commit and (before.checks or before.cost >= POLL_COST or number == self.commit)
+        return before.parallel or self.steps[number].parallel, look
+
+    def _between(self, number: int, many: str, look: bool) -> None:
+        """A barrier, and before the commit point a way out."""
         before, out = self.steps[number - 1], self.out
-        last = number == len(self.steps)
         late = number > self.commit
-        wait = before.parallel or (not last and self.steps[number].parallel)
-        look = not late and (before.checks or before.cost >= POLL_COST or number == self.commit)
-        if not (wait or look):
-            return
         together, alone, after = out.fresh("together"), out.fresh("alone"), out.fresh("after")
         out.branch(many, together, alone)
         out.enter(together)
@@ -284,7 +308,7 @@ class ProgramWriter:
         cancelled = out.op(f"call i1 {self.poll}(ptr %control)")
         return out.op(f"select i1 {cancelled}, i64 {at.CANCELLED}, i64 {state}")
 
-    def _commit(self, number: int, first: str) -> None:
+    def _commit(self, first: str) -> None:
         """From here nothing may fail: the owner looks for no signal any more."""
         out = self.out
         owner, go = out.fresh("owner"), out.fresh("go")
@@ -294,19 +318,6 @@ class ProgramWriter:
         out.do(f"store i64 {at.UNTIL_NEVER}, ptr {place}, align 8")
         out.jump(go)
         out.enter(go)
-
-    def _run(self, step: Step, number: int, first: str, scratch: str) -> None:
-        out = self.out
-        if step.parallel:
-            begin, end = (self._cut(step, text) for text in ("%thread", out.op("add i64 %thread, 1")))
-            self._call(step, begin, end, scratch, number)
-            return
-        run, after = out.fresh("run"), out.fresh("after")
-        out.branch(first, run, after)
-        out.enter(run)
-        self._call(step, "0", str(step.extent), scratch, number)
-        out.jump(after)
-        out.enter(after)
 
     def _cut(self, step: Step, thread: str) -> str:
         """Where the part of a thread begins: thread * units / threads units, at most the extent."""
