@@ -44,7 +44,26 @@ class Index:
 
 @dataclass(frozen=True)
 class Let:
-    """out = op(*args). `attr` is the constant of "const", the target of "convert"/"bitcast" (the dtype of out), the name of "call"."""
+    """out = op(*args), one operation on scalars of one dtype; each is exactly one IEEE or integer operation.
+
+    const                               attr is the value
+    add sub mul neg                     integers wrap around
+    div fma sqrt abs floor ceil trunc   floats; fma(a, b, c) = a b + c rounded once
+    rint copysign                       floats; rint takes halves to even
+    sdiv srem                           integers as in C, unsigned ones unsigned; the divisor has been made safe
+    eq ne lt le gt ge                   bool; with a NaN all are false but ne
+    and or xor not                      bool: logical; integers: bitwise
+    shl lshr ashr                       integers; the amount is below the width
+    select                              (bool, x, y): x where the condition holds
+    convert                             to out.dtype: float to integer truncates and saturates, NaN is 0; to bool: is it not 0
+    bitcast                             the same bits as out.dtype, of the same width
+    mulhi                               uint32, uint64: the high half of the product
+    index                               (Var,): the loop variable as int64
+    call                                attr is a function of the C library ("erf", "erff" for float32), of 1 or 2 floats
+    call_where                          (bool, default, *args): the call where the condition holds (rarely), else default
+
+    The sign and the payload of a NaN have no meaning. max and min are written with compares and selects.
+    """
 
     out: Value
     op: str
@@ -106,10 +125,11 @@ class Loop:
 class Fold:
     """result = the reduction of `value` (computed by body) over var = 0 .. extent-1, in an order fixed by extent and dtype alone.
 
-    With lanes L = LANE_BYTES / itemsize: elements are cut into blocks of FOLD_BLOCK. Within a block, lane l combines, serially and
-    starting from its first element, the elements with index % L == l (a lane without elements holds the identity). Lanes are
-    combined as a tree, lane l with lane l + L/2, then L/4 and so on. Blocks are combined serially, the first block first.
-    extent 0 gives the identity. combine: "add", "mul", "max", "min", "and", "or"; max and min propagate NaN.
+    With lanes L = LANE_BYTES / itemsize: elements are cut into blocks of FOLD_BLOCK. Within a block, lane l starts from the
+    identity and combines serially the elements with index % L == l, always as combine(so far, element). Lanes are combined as a
+    tree, lane l with lane l + L/2, then L/4 and so on. Blocks are combined serially, the first block first.
+    extent 0 gives the identity. combine: "add" (identity +0), "mul", "max", "min", "and", "or"; combine(x, y) of max and min is y
+    if y is NaN or better, else x: NaN propagates, and of equal zeros the first one stays.
     body contains no Loop that carries, no Store, no Check.
     """
 
