@@ -58,10 +58,9 @@ MAX_THREADS = 256
 POOL_BYTES = WORKER * MAX_THREADS
 
 # Head: what the builtin of a compiled function is bound to.
-CHAIN = 0                   # addresses of the specializations in order
+CHAIN = 0                   # address of the chain: the number of specializations, then their addresses in order
 SLOW = 8                    # Python callable for everything else
-LENGTH = 16                 # of the chain
-HEAD_WORDS = 3
+HEAD_WORDS = 2
 
 # Specialization: one signature and its program.
 CALLS = 0

@@ -9,6 +9,7 @@ records, signature, threads, entry_python. Read next: entry_native.py.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -160,6 +161,7 @@ class Entry:
 
     def __init__(self, slow: Callable, *, native: bool | None = None):
         self.slow, self.specializations = slow, []
+        self._changing = threading.RLock()
         self.native = layout() is not None if native is None else native
         if self.native:
             self._head = words(at.HEAD_WORDS)
@@ -171,25 +173,24 @@ class Entry:
 
     def add(self, special: Specialization) -> None:
         """Serve its signature natively from now on, before the slow path."""
-        self.specializations = [*self.specializations, special]
-        self._link()
+        with self._changing:
+            self.specializations = [*self.specializations, special]
+            self._link()
 
     def remove(self, special: Specialization) -> None:
         """Forget a specialization. A call inside it ends undisturbed."""
-        self.specializations = [s for s in self.specializations if s is not special]
-        self._link()
+        with self._changing:
+            self.specializations = [s for s in self.specializations if s is not special]
+            self._link()
 
     def _link(self) -> None:
         if not self.native:
             return
         blocks = [special.words for special in self.specializations]
-        chain = np.array([block.ctypes.data for block in blocks], np.int64)
-        self._head[at.CHAIN // 8], self._head[at.LENGTH // 8] = chain.ctypes.data, len(blocks)
+        chain = np.array([len(blocks), *(block.ctypes.data for block in blocks)], np.int64)
+        self._head[at.CHAIN // 8] = chain.ctypes.data      # one store, so that no other thread sees half a chain
         self._head.owned = [self.slow, chain, blocks]      # only now may the old chain and a removed block be freed
 
     def callable_class(self, name: str, base: type = object) -> type:
-        """A class whose instances call this entry:
-
-        The builtin is no descriptor, so it gets the arguments and no self.
-        """
+        """A class whose instances call this entry: the builtin is no descriptor, so it gets the arguments and no self."""
         return type(name, (base,), {"__call__": self.call, "__slots__": ()})

@@ -32,8 +32,9 @@ def emit_entry(module: ir.Module, layout: Layout) -> None:
     with c.forever() as leave_if:
         index = c.body.load(step, typ=I64)
         # Read anew each time: an attribute of a tree may be computed after all, and its code may change the chain.
-        leave_if(c.body.or_(c.test(">=", index, c.get(head, at.LENGTH)), c.test("!=", names)))
-        special = c.get(c.get(head, at.CHAIN, PTR), c.body.shl(index, ir.Constant(I64, 3)), PTR)
+        chain = c.get(head, at.CHAIN, PTR)
+        leave_if(c.body.or_(c.test(">=", index, c.get(chain)), c.test("!=", names)))
+        special = c.get(chain, c.body.shl(c.body.add(index, ONE), ir.Constant(I64, 3)), PTR)
         with c.when(c.test("==", c.get(special, at.POSITIONAL), nargs), likely=True):
             result = c.call("adjoint_try", PTR, special, args)
             with c.when(c.test("!=", result, c.external("adjoint_state")), likely=True):

@@ -16,10 +16,7 @@ from ..tree import Structure
 
 @dataclass(frozen=True)
 class Array:
-    """An argument: a native, aligned, C-contiguous array;
-
-    Without axes a NumPy scalar will do. Donated: must be writeable.
-    """
+    """An argument: a native, aligned, C-contiguous array; without axes a NumPy scalar will do. Donated: must be writeable."""
 
     dtype: np.dtype
     shape: tuple[int, ...]

@@ -255,6 +255,31 @@ def test_chain_of_specializations(route):
     assert np.array_equal(entry.call(np.zeros(3)), np.ones(3)) and np.array_equal(entry.call(np.zeros(5)), np.ones(5))
 
 
+def test_chain_changes_while_other_threads_call(route):
+    """Specializations come and go under four calling threads; every answer is right, whoever gives it."""
+    shapes = [specialize(programs.add_one(k), Signature((Array(F8, (k,), 0),), Fresh(F8, (k,), 1), 2)) for k in range(1, 7)]
+    entry, wrong, stop = Entry(lambda x: x + 1, native=route), [], []
+
+    def work(seed):
+        random = np.random.default_rng(seed)
+        while not stop:
+            x = np.zeros(random.integers(1, 8))
+            if not np.array_equal(entry.call(x), x + 1):
+                wrong.append(x.shape)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for k in range(300):
+        entry.add(shapes[k % 6])
+        if k % 3:
+            entry.remove(entry.specializations[0])
+    stop.append(1)
+    for worker in workers:
+        worker.join(30)
+    assert not wrong and not any(worker.is_alive() for worker in workers)
+
+
 def test_slow_path_may_add_the_specialization_it_lacks(route):
     def grow(x):
         size = len(x)
