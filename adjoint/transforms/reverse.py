@@ -19,6 +19,7 @@ from ..errors import MutationError, NotDifferentiableError, ShapeError, explain
 from ..primitives.kinds import zeros_of
 from ..tree import Structure, flatten, unflatten
 
+ndarray = np.ndarray
 _SAMPLED = 64           # elements of a saved array that are compared before the backward pass
 
 
@@ -50,22 +51,20 @@ class Tape(Interpreter):
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         xs, parents, reached, plain = [], [], 0, True
         for a in args:
+            parent = 0
             if type(a) is Tracer:
-                if a.owner is self:
+                if a.owner is not self:
+                    a, plain = freeze(a), False
+                else:
                     if a.view_on is not None:
                         a.view_on.refresh(a)
                     a, parent = a.payload
                     reached |= parent
-                else:
-                    a, parent, plain = freeze(a), 0, False
-            else:
-                parent = 0
-                if type(a) is np.ndarray:
-                    self.save(a)
+            elif type(a) is ndarray:
+                self.save(a)
             xs.append(a)
             parents.append(parent)
-        outer = self.outer
-        if outer is EVALUATION and plain and not (reached and primitive.augment):
+        if plain and self.outer is EVALUATION and not (reached and primitive.augment):
             y = primitive.body(*xs, **params) if params else primitive.body(*xs)
         else:
             y, params = self._perform(primitive, xs, parents, params)
@@ -128,7 +127,8 @@ class Tape(Interpreter):
                 if y_bar is None:
                     continue
                 bars[first] = None
-            for parent, bar in zip(parents, primitive.vjp(xs, y, y_bar, parents, **params), strict=True):
+            x_bars = primitive.vjp(xs, y, y_bar, parents, **params) if params else primitive.vjp(xs, y, y_bar, parents)
+            for parent, bar in zip(parents, x_bars):  # noqa: B905 (of equal length; the check would double the loop's cost)
                 if parent and bar is not None:
                     known = bars[parent]
                     bars[parent] = bar if known is None else bind(add, known, bar)
