@@ -6,6 +6,7 @@ run and for every number of threads. May import: L0-L3, native, entry. Read next
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.aval import Aval, aval_of
+from ..core.aval import aval_of
 from ..core.graph import Graph
 from ..core.interpreter import EVALUATION, Tracer, current, interpreting
 from ..core.primitive import bind
@@ -22,111 +23,133 @@ from ..errors import ConfigError, explain
 from ..numpy.effects import watching_randomness
 from ..transforms.calls import call_row, close
 from ..tree import Structure, flatten, unflatten
-from .donation import DonatedState
+from .donation import Donation
 from .entry import Entry, Specialization
 from .llvm import emit_text
-from .native import Native, buffer_numbers, fresh_records, leaf_record, make_native, native_tree, scratch_bytes, specialize
-
-
-class Shape:
-    """One way the function was called: the structure of its arguments, their avals, static values."""
-
-    def __init__(self, structure: Structure, avals: tuple[Aval, ...]):
-        self.structure, self.avals = structure, avals
-
-    def __hash__(self) -> int:
-        return hash((self.structure, self.avals))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shape) and self.structure == other.structure and self.avals == other.avals
+from .native import Native, buffer_numbers, fresh_records, leaf_record, make_native, results_of, scratch_bytes, specialize
+from .signature import Handle, children_of, is_readable, tree_of
+from .signature import Static as StaticLeaf
 
 
 class Program:
-    """A traced and compiled call: the graph, its native code, the entry for flat leaves, the structure of the result."""
+    """A traced and compiled call: the graph, its native code, and the specialization that reads the arguments' trees."""
 
     def __init__(self, function: Callable, args: tuple, kwargs: dict, donate: tuple[int, ...]):
-        self.leaves, self.structure = flatten((args, kwargs))
+        leaves, structure = flatten((args, kwargs))
         found: list[Structure] = []
 
         def flat(*cells: Any) -> list:
-            inner_args, inner_kwargs = unflatten(self.structure, cells)
-            outputs, structure = flatten(function(*inner_args, **inner_kwargs))
-            found.append(structure)
+            inner_args, inner_kwargs = unflatten(structure, cells)
+            outputs, result = flatten(function(*inner_args, **inner_kwargs))
+            found.append(result)
             return outputs
         with watching_randomness(function, args, kwargs), interpreting(EVALUATION):
-            self.graph: Graph = trace_graph(flat, [aval_of(x) for x in self.leaves])
-        self.result = found[0]
-        self.donation = DonatedState(args, donate, self.graph, self.result) if donate else None
+            self.graph: Graph = trace_graph(flat, [aval_of(x) for x in leaves])
+        self.donation = Donation(args, donate, self.graph, found[0]) if donate else None
         self.native: Native = make_native(self.graph, self.donation.pairs if self.donation else {})
+        self.special, self.readable = self._specialize(args, kwargs, leaves, found[0])
         self.entry = Entry(_foreign)
-        if self.donation is None:
-            self.special = self._plain(self.leaves)
-            self.entry.add(self.special)
+        self.entry.add(self.special)
 
-    def _plain(self, leaves: list) -> Specialization:
+    def _specialize(self, args: tuple, kwargs: dict, leaves: list, result: Structure) -> tuple[Specialization, bool]:
+        """The record of the call: argument trees (or flat leaves, where a tree runs code of its own), result tree."""
         at = buffer_numbers(self.native, "input")
-        arguments = [leaf_record(x, at[i]) for i, x in enumerate(leaves)]
-        results, rebuild = result_tree(self.result, fresh_records(self.native, self.graph))
-        return specialize(self.native, arguments, results, False, rebuild=rebuild)
+        records = iter([leaf_record(x, at[i]) for i, x in enumerate(leaves)])
+        trees = [tree_of(structure, [next(records) for _ in range(structure.leaf_count)])
+                 for structure in (flatten(part)[1] for part in parts_of(args, kwargs))]
+        donation = self.donation
+        results = donation.result_records(self.native) if donation else results_of(result, fresh_records(self.native, self.graph))
+        if donation:
+            trees = [Handle(donation.donate.index(n)) if n in donation.donate else tree for n, tree in enumerate(trees)]
+        readable = all(is_readable(tree) for tree in trees)
+        arguments = [reveal(tree) for tree in trees] if readable else [leaf for tree in trees for leaf in leaves_of(tree)]
+        special = specialize(self.native, arguments, results, donation is not None, slots=len(donation.donate) if donation else 0)
+        return special, readable
 
-    def call(self, leaves: list) -> Any:
-        return self.entry.call(*[contiguous(x) for x in leaves])
+    def call(self, args: tuple, kwargs: dict) -> Any:
+        """A call that the native entry did not take: foreign layouts and trees are brought into form first."""
+        if self.donation:
+            args = self.donation.own(self, args)
+        donated = self.donation.donate if self.donation else ()
+        parts = [part if n in donated else self._tidy(part) for n, part in enumerate(parts_of(args, kwargs))]
+        if not self.readable:
+            parts = [x for n, part in enumerate(parts) for x in ([part] if n in donated else flatten(part)[0])]
+        return self.entry.call(*parts)
+
+    def _tidy(self, part: Any) -> Any:
+        leaves, structure = flatten(part)
+        tidy = [native_form(x, self.donation.blocks if self.donation else ()) for x in leaves]
+        return part if all(a is b for a, b in zip(leaves, tidy, strict=True)) else unflatten(structure, tidy)
 
 
-def _foreign(*leaves: Any) -> Any:
-    raise ConfigError(explain("a compiled program was called with arrays of another layout than it was made for."))
+def parts_of(args: tuple, kwargs: dict) -> list:
+    """What the program's own entry is called with: the positional arguments, then the keywords as one dict, if any."""
+    return [*args, *([kwargs] if kwargs else [])]
 
 
-def contiguous(x: Any) -> Any:
-    """x as native code wants it: aligned and in row-major order."""
-    if isinstance(x, np.ndarray) and type(x) is np.ndarray and x.flags.c_contiguous and x.flags.aligned:
+def leaves_of(tree: Any) -> list:
+    """The leaf records of an argument tree."""
+    children = children_of(tree)
+    if children is None:
+        return [] if isinstance(tree, StaticLeaf) else [tree]
+    return [leaf for child in children for leaf in leaves_of(child)]
+
+
+def reveal(tree: Any) -> Any:
+    """A static argument is recognized by the value that the caller passes, not by the mark that compile put around it."""
+    return StaticLeaf(tree.value.value) if isinstance(tree, StaticLeaf) and isinstance(tree.value, Static) else tree
+
+
+def _foreign(*parts: Any) -> Any:
+    raise ConfigError(explain("an argument does not have the form that the program was compiled for (a number out of int64's range, "
+                              "or a value that changed while it was read)."))
+
+
+def native_form(x: Any, blocks: Sequence[np.ndarray] = ()) -> Any:
+    """x as native code wants it: a plain array, aligned, in row-major order, apart from memory that the call writes; exact numbers."""
+    if isinstance(x, np.ndarray):
+        if any(np.may_share_memory(x, block) for block in blocks):
+            return x.copy()
+        if type(x) is np.ndarray and x.flags.c_contiguous and x.flags.aligned:
+            return x
+        return np.require(np.asarray(x), requirements=("C", "A")).reshape(x.shape)
+    if isinstance(x, np.generic) or type(x) in (float, int):
         return x
-    return np.require(x, requirements=("C", "A", "E")).reshape(x.shape) if isinstance(x, np.ndarray) else x
-
-
-def result_tree(structure: Structure, records: Sequence[Any]) -> tuple[Any, Callable | None]:
-    """Result records in the tree the user gets; a rebuild function where the tree has more than tuples, lists and dicts."""
-    if native_tree(structure):
-        return unflatten(structure, records), None
-    return tuple(records), lambda leaves: unflatten(structure, leaves)
+    return float(x) if isinstance(x, float) else int(x)
 
 
 class Compiled:
     """What `compile` returns: call it as the function; `memory()`, `ir()`, `kernels()`, `stats()`, `graph()` look inside."""
 
     def __init__(self, function: Callable, donate: tuple[int, ...], static: tuple[str, ...]):
-        self.__wrapped__ = function
-        self.__name__ = getattr(function, "__name__", "function")
-        self.__doc__ = getattr(function, "__doc__", None)
+        functools.update_wrapper(self, function, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         self._donate, self._static = donate, static
-        self._programs: dict[Shape, Program] = {}
+        self._programs: dict[tuple, Program] = {}
         self._lock = threading.RLock()
         self._entry = Entry(self._slow)
 
     # -- calling ------------------------------------------------------------------------------------------------------
 
     def _slow(self, *args: Any, **kwargs: Any) -> Any:
-        """Everything the native entry does not recognize: trees, keywords, first calls, traced values, foreign layouts."""
-        args, kwargs = self._mark_static(args, kwargs)
-        leaves, structure = flatten((args, kwargs))
+        """Everything the native entry does not recognize: first calls, keywords, traced values, foreign layouts."""
+        marked_args, marked_kwargs = self._mark_static(args, kwargs)
+        leaves, structure = flatten((marked_args, marked_kwargs))
         if current() is not EVALUATION or any(isinstance(x, Tracer) for x in leaves):
-            return self._inside(args, kwargs)
-        program, new = self._program(args, kwargs, leaves, structure)
-        if program.donation is not None:
-            return program.donation.call(program, self._entry, args, kwargs)
-        if new and len(leaves) == len(args) and not kwargs:
-            self._entry.add(program.special)
-        return program.call(leaves)
+            return self._inside(marked_args, marked_kwargs)
+        key = structure, tuple(map(aval_of, leaves))
+        program = self._programs.get(key) or self._make(key, marked_args, marked_kwargs)
+        if self._static:
+            args, kwargs = tuple(map(_plain, marked_args)), {k: _plain(v) for k, v in marked_kwargs.items()}
+        return program.call(args, kwargs)
 
-    def _program(self, args: tuple, kwargs: dict, leaves: list, structure: Structure) -> tuple[Program, bool]:
-        key = Shape(structure, tuple(map(aval_of, leaves)))
-        program = self._programs.get(key)
-        if program is not None:
-            return program, False
+    def _make(self, key: tuple, args: tuple, kwargs: dict) -> Program:
+        """Trace and compile once per structure, shapes and dtypes, whichever thread comes first."""
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = Program(_unmark(self.__wrapped__), args, kwargs, self._donate)
-            return self._programs[key], True
+                self._programs[key] = program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate)
+                if program.readable and not kwargs:
+                    self._entry.add(program.special)
+            return self._programs[key]
 
     def _inside(self, args: tuple, kwargs: dict) -> Any:
         """Under a transformation: one call node that holds the traced graph."""
@@ -134,7 +157,8 @@ class Compiled:
         return unflatten(closed.structure, list(bind(COMPILE, *closed.leaves, graph=closed.graph)))
 
     def _mark_static(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if not self._static:
+        """The call with its static arguments marked, keywords in their positions where the signature is known."""
+        if not (kwargs or self._static):
             return args, kwargs
         bound = inspect.signature(self.__wrapped__).bind(*args, **kwargs)
         for name in self._static:
@@ -201,13 +225,15 @@ class Static:
         return repr(self.value)
 
 
+def _plain(x: Any) -> Any:
+    return x.value if isinstance(x, Static) else x
+
+
 def _unmark(function: Callable) -> Callable:
     """The function called with the values that Static holds."""
+    @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        reveal = lambda x: x.value if isinstance(x, Static) else x
-        return function(*map(reveal, args), **{k: reveal(v) for k, v in kwargs.items()})
-    plain.__name__ = getattr(function, "__name__", "function")
-    plain.__wrapped__ = function
+        return function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
     return plain
 
 
@@ -234,36 +260,30 @@ def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (
     names = (static,) if isinstance(static, str) else tuple(static)
     made = Compiled(function, numbers, names)
     # The builtin entry is the class's own __call__: found on the type, it is called without self and without a Python frame.
-    made.__class__ = type("Compiled", (Compiled,), {"__call__": made._entry.call, "__slots__": ()})
+    made.__class__ = made._entry.callable_class("Compiled", Compiled)
     return made
 
 
 # ------------------------------------------------------------------------------------------------ compiled calls as a row
 
-_called: dict[Graph, Program] = {}
+CALLED_PROGRAMS = 256            # programs of call nodes that are kept
 
 
-class _GraphProgram(Program):
-    """A program for a graph that is already traced (a call node at the ground level)."""
-
-    def __init__(self, graph: Graph):
-        self.graph, self.donation = graph, None
-        self.native = make_native(graph, {})
-        self.result = flatten(tuple(range(len(graph.outputs))))[1]
+@functools.lru_cache(CALLED_PROGRAMS)
+def _called(graph: Graph) -> tuple[Native, Entry]:
+    """The program of a call node's graph, made once."""
+    native = make_native(graph, {})
+    at = buffer_numbers(native, "input")
+    arguments = [leaf_record(np.empty(v.aval.shape, v.aval.dtype), at[i]) for i, v in enumerate(graph.inputs)]
+    entry = Entry(_foreign)
+    entry.add(specialize(native, arguments, tuple(fresh_records(native, graph)), False))
+    return native, entry
 
 
 def _run_graph(graph: Graph, *args: Any) -> Sequence[Any]:
-    """Perform a compiled call at the ground level: native code for the graph, made once."""
-    program = _called.get(graph)
-    if program is None:
-        program = _called[graph] = _GraphProgram(graph)
-        program.entry = Entry(_foreign)
-        at = buffer_numbers(program.native, "input")
-        given = [v.aval for v in graph.inputs]
-        arguments = [leaf_record(np.empty(a.shape, a.dtype), at[i]) for i, a in enumerate(given)]
-        program.entry.add(specialize(program.native, arguments, tuple(fresh_records(program.native, graph)), False))
-    leaves = [contiguous(np.asarray(x, v.aval.dtype)) for x, v in zip(args, graph.inputs, strict=True)]
-    return program.entry.call(*leaves)
+    """Perform a compiled call at the ground level."""
+    leaves = [native_form(np.asarray(x, v.aval.dtype)) for x, v in zip(args, graph.inputs, strict=True)]
+    return _called(graph)[1].call(*leaves)
 
 
 COMPILE = call_row("compile", _run_graph, saves=True, doc="A compiled call: its Graph, performed as native code.")

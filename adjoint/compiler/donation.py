@@ -14,109 +14,89 @@ import numpy as np
 from ..core.aval import aval_of
 from ..core.graph import Graph
 from ..errors import DonationError, explain
-from ..tree import LEAF, Structure, flatten, unflatten
-from .entry import Entry, Specialization
-from .native import buffer_numbers, fresh_records, leaf_record, native_tree, specialize
-from .signature import Handle, Held
+from ..tree import Structure, flatten, unflatten
+from .native import Native, buffer_numbers, fresh_records, results_of
+from .signature import Held
 
 ALIGNMENT = 64
 
 
-class DonatedState:
-    """Which inputs are replaced by which outputs, the arrays that hold them, and the handles given out."""
+class Donation:
+    """Which inputs are replaced by which outputs, the handles given out, and the blocks of memory that hold their arrays."""
 
     def __init__(self, args: tuple, donate: tuple[int, ...], graph: Graph, result: Structure):
         for n in donate:
             if not 0 <= n < len(args):
                 raise DonationError(explain(f"donate names argument {n}; the function was called with {len(args)} positional arguments."))
-        self.donate, self.result, self.claimed = donate, result, set()
+        self.donate, self.result, self.graph = donate, result, graph
         self.ranges = _leaf_ranges(args)
-        self.structures = [flatten(args[n])[1] for n in donate]
-        self.outputs = [self._matching_output(n, s, args, graph, result) for n, s in zip(donate, self.structures, strict=True)]
-        self.pairs = {i: j for n, (_, first) in zip(donate, self.outputs, strict=True)
-                      for i, j in zip(self.ranges[n], range(first, first + len(self.ranges[n])), strict=True)}
-        self.special: Specialization | None = None
+        self.places: list[int] = []                          # position in the result of each donated argument's replacement
+        self.pairs: dict[int, int] = {}                      # input leaf -> output leaf
+        for n in donate:
+            position, first = self._replacement(n, args)
+            self.places.append(position)
+            self.pairs.update(zip(self.ranges[n], range(first, first + len(self.ranges[n])), strict=True))
         self.handles: list[Any] = [None] * len(donate)
+        self.blocks: list[np.ndarray] = [np.empty(0, np.uint8)] * len(donate)
 
-    def _matching_output(self, n: int, structure: Structure, args: tuple, graph: Graph, result: Structure) -> tuple[int, int]:
-        """(position in the result tuple, number of its first leaf) of the output that replaces argument n."""
-        avals = [aval_of(x).strong() for x in flatten(args[n])[0]]
-        parts = result.children if result.kind == "tuple" else (result,)
+    @property
+    def parts(self) -> tuple[Structure, ...]:
+        """The parts of the result that may replace an argument: its elements if it is a tuple, else all of it."""
+        return self.result.children if self.result.kind == "tuple" else (self.result,)
+
+    def _replacement(self, n: int, args: tuple) -> tuple[int, int]:
+        """(position in the result, number of its first leaf) of the part that replaces argument n."""
+        leaves, structure = flatten(args[n])
+        avals = [aval_of(x).strong() for x in leaves]
         first = 0
-        for position, part in enumerate(parts):
-            found = [a.aval.strong() for a in graph.outputs[first:first + part.leaf_count]]
-            if position not in self.claimed and found == avals and part == structure:
-                self.claimed.add(position)
+        for position, part in enumerate(self.parts):
+            found = [a.aval.strong() for a in self.graph.outputs[first:first + part.leaf_count]]
+            if position not in self.places and found == avals and part == structure:
                 return position, first
             first += part.leaf_count
         raise DonationError(explain(
             f"donated argument {n} is not returned: no part of the result has its structure, shapes and dtypes.",
             remedy="Return its replacement, as in `return model, state, loss`, with every leaf in its own dtype."))
 
-    # -- calls --------------------------------------------------------------------------------------------------------
-
-    def call(self, program: Any, entry: Entry, args: tuple, kwargs: dict) -> Any:
-        """A call that the native entry did not take: own what is foreign, then call with the handles."""
-        if self.special is None:
-            self._specialize(program, entry, args, kwargs)
-        for slot, n in enumerate(self.donate):
-            if args[n] is not self.handles[slot]:
-                self._own(program, slot, args[n])
-        rest = [x for i, arg in enumerate(args) if i not in self.donate for x in flatten(arg)[0]]
-        rest += flatten(kwargs)[0]
-        return program.entry.call(*self.handles, *[_apart(x, self.memory) for x in rest])
-
-    def _specialize(self, program: Any, entry: Entry, args: tuple, kwargs: dict) -> None:
-        """Two entries for one frame: handles then flat leaves; and, where every other argument is a leaf, the user's own order."""
-        native, graph = program.native, program.graph
-        at = buffer_numbers(native, "input")
-        leaves = {i: x for i, x in enumerate(flatten((args, kwargs))[0])}
-        handles = [Handle(slot) for slot in range(len(self.donate))]
-        owned = {i for n in self.donate for i in self.ranges[n]}
-        rest = [leaf_record(x, at[i]) for i, x in leaves.items() if i not in owned]
-        records = fresh_records(native, graph, frozenset(self.pairs.values()))
-        results, rebuild = self._results(records)
-        self.special = specialize(native, [*handles, *rest], results, True, slots=len(self.donate), rebuild=rebuild)
-        self.memory: list[np.ndarray] = [np.empty(0, np.uint8)] * len(self.donate)
-        program.entry.add(self.special)
-        flat = all(len(self.ranges[i]) == 1 and flatten(arg)[1].kind == "leaf" for i, arg in enumerate(args) if i not in self.donate)
-        if flat and not kwargs and self.donate == tuple(range(len(self.donate))):
-            entry.add(self.special)
-
-    def _results(self, records: list) -> tuple[Any, Any]:
-        """The result tree with the handles in their places; a rebuild function where it has more than tuples, lists and dicts."""
+    def result_records(self, native: Native) -> Any:
+        """The result tree with the handles in their places."""
+        records = fresh_records(native, self.graph, frozenset(self.pairs.values()))
         if self.result.kind != "tuple":
-            return Held(0), None
-        slots = {position: slot for slot, (position, _) in enumerate(self.outputs)}
-        flat: list[list] = []
-        first = 0
-        for position, part in enumerate(self.result.children):
-            flat.append([Held(slots[position])] if position in slots else records[first:first + part.leaf_count])
+            return Held(0)
+        found, first = [], 0
+        for position, part in enumerate(self.parts):
+            inside = records[first:first + part.leaf_count]
+            found.append(Held(self.places.index(position)) if position in self.places else results_of(part, inside))
             first += part.leaf_count
-        shapes = [LEAF if position in slots else part for position, part in enumerate(self.result.children)]
-        if all(map(native_tree, shapes)):
-            return tuple(unflatten(s, xs) for s, xs in zip(shapes, flat, strict=True)), None
-        whole = Structure("tuple", None, tuple(shapes))
-        return tuple(x for xs in flat for x in xs), lambda leaves: unflatten(whole, leaves)
+        return tuple(found)
 
-    def _own(self, program: Any, slot: int, tree: Any) -> None:
-        """Copy a foreign tree into one block of memory and make the copy the live handle of this slot."""
+    def own(self, program: Any, args: tuple) -> tuple:
+        """The arguments with every foreign donated tree copied into memory of our own: the copy becomes the live handle."""
+        args = list(args)
+        for slot, n in enumerate(self.donate):
+            if args[n] is not self.handles[slot] or self.handles[slot] is None:
+                self._copy(program, slot, args[n])
+            args[n] = self.handles[slot]
+        return tuple(args)
+
+    def _copy(self, program: Any, slot: int, tree: Any) -> None:
         leaves, structure = flatten(tree)
         _check_apart(leaves)
-        sizes = [-(-max(1, x.nbytes) // ALIGNMENT) * ALIGNMENT for x in map(np.asarray, leaves)]
+        leaves = list(map(np.asarray, leaves))
+        sizes = [-(-max(1, x.nbytes) // ALIGNMENT) * ALIGNMENT for x in leaves]
         block = np.empty(sum(sizes) + ALIGNMENT, np.uint8)
         block = block[-block.ctypes.data % ALIGNMENT:]
         arrays, begin = [], 0
-        for x, size in zip(map(np.asarray, leaves), sizes, strict=True):
+        for x, size in zip(leaves, sizes, strict=True):
             array = block[begin:begin + x.nbytes].view(x.dtype).reshape(x.shape)
             array[...] = x
             arrays.append(array)
             begin += size
         at = buffer_numbers(program.native, "input")
-        inputs = self.ranges[self.donate[slot]]
         handle = unflatten(structure, arrays)
-        self.special.hold(slot, handle, {at[i]: a for i, a in zip(inputs, arrays, strict=True)})
-        self.handles[slot], self.memory[slot] = handle, block
+        inputs = self.ranges[self.donate[slot]]
+        program.special.hold(slot, handle, {at[i]: a for i, a in zip(inputs, arrays, strict=True)})
+        self.handles[slot], self.blocks[slot] = handle, block
 
 
 def _leaf_ranges(args: tuple) -> list[range]:
@@ -135,13 +115,3 @@ def _check_apart(leaves: list) -> None:
         if begin + size > following:
             raise DonationError(explain(f"donated leaves {min(i, j)} and {max(i, j)} share memory.",
                                         remedy="Copy one of them first: adjoint.copy(model)."))
-
-
-def _apart(x: Any, memory: list[np.ndarray]) -> Any:
-    """x, or a copy where it lies in memory that the call will write."""
-    if isinstance(x, np.ndarray):
-        if any(np.may_share_memory(x, block) for block in memory):
-            return x.copy()
-        if not (x.flags.c_contiguous and x.flags.aligned):
-            return np.require(x, requirements=("C", "A")).reshape(x.shape)
-    return x

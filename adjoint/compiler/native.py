@@ -6,8 +6,9 @@ May import: L0-L3, pipeline, llvm, cache, jit, runtime, signature. Read next: co
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from .loops import Contraction, Kernel, Program
 from .lower import Failure
 from .pipeline import Built, build
 from .runtime import load_program
-from .signature import Array, Fresh, Scalar, Signature
+from .signature import Array, Fresh, Named, Record, Scalar, Signature, Static, tree_of
 from .target import host_target
 
 SECONDS_PER_OPERATION = 5e-11        # a rough scalar operation of a vector loop, on one core
@@ -107,7 +108,8 @@ def leaf_record(leaf: Any, buffer: int) -> Array | Scalar:
     """How the entry checks an argument like this one."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return Array(leaf.dtype, leaf.shape, buffer)
-    return Scalar(type(leaf), np.dtype({float: np.float64, int: np.int64}[type(leaf)]), buffer)
+    kind = float if isinstance(leaf, float) else int
+    return Scalar(kind, np.dtype(np.float64 if kind is float else np.int64), buffer)
 
 
 def fresh_records(native: Native, graph: Graph, skip: frozenset[int] = frozenset()) -> list[Fresh | None]:
@@ -116,9 +118,17 @@ def fresh_records(native: Native, graph: Graph, skip: frozenset[int] = frozenset
     return [None if j in skip else Fresh(a.aval.dtype, a.aval.shape, at[j]) for j, a in enumerate(graph.outputs)]
 
 
-def native_tree(s: Structure) -> bool:
-    """True if the native entry can build this tree: leaves and constants in tuples, lists and dicts."""
-    return s.kind in ("leaf", "tuple", "list", "dict", "static") and all(map(native_tree, s.children))
+def results_of(structure: Structure, records: Sequence[Any]) -> Any:
+    """Result records in the tree that the function returned; a static leaf is the value itself."""
+    def plain(tree: Any) -> Any:
+        if isinstance(tree, Static):
+            return tree.value
+        if isinstance(tree, dict):
+            return {k: plain(x) for k, x in tree.items()}
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(map(plain, tree))
+        return dataclasses.replace(tree, children=tuple(map(plain, tree.children))) if isinstance(tree, (Record, Named)) else tree
+    return plain(tree_of(structure, records))
 
 
 def raise_failure(native: Native, status: int) -> None:

@@ -24,8 +24,13 @@ def watching_randomness(function: Callable, args: Any, kwargs: Any) -> Iterator[
     if moved or _global_state() != before[1]:
         source = "a numpy Generator" if moved else "np.random"
         raise EffectError(explain(f"{getattr(function, '__name__', 'the function')} drew random numbers from {source} while it was traced: "
-                                  "every call of the compiled program would repeat them.",
+                                  "every call of the compiled program would repeat them.", where=_defined_at(function),
                                   remedy="Draw them outside and pass the array as an argument."))
+
+
+def _defined_at(function: Callable) -> str:
+    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 def _global_state() -> tuple:

@@ -6,52 +6,27 @@ May import: L0-L2, registry, cells and the function modules. Read next: docs/num
 
 from __future__ import annotations
 
-import linecache
 import operator
-import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..core.interpreter import Tracer, install
-from ..errors import TracerError, explain, user_location
+from ..errors import TracerError, explain
 from . import elementwise, products, reductions, shaping
 from .cells import fresh, in_c_order, view_cell, write
 from .registry import FUNCTIONS, convert, number_or_none, refuse
+from .rewrites import GENERAL, rewrite
 
 # ------------------------------------------------------------------------------------------------ to Python's numbers
 
-_REWRITES = (
-    (r"\bmath\.(\w+)\(", "math.{0} takes Python numbers only: write np.{0}."),
-    (r"\bnp\.(full|full_like)\(", "Write adjoint.numpy.full(shape, value)."),
-    (r"\bnp\.(asarray|asanyarray|array)\(", "Leave the value as it is; for a list: np.stack([...]) or adjoint.numpy.array([...])."),
-    (r"\brange\(|\bnp\.arange\(", "A count must be known: pass it as a static argument, or loop over a fixed count with np.where."),
-    (r"^\s*(el)?if\b|\bwhile\b|\band\b|\bor\b|\bnot\b", "Select with np.where(condition, a, b); combine conditions with & | ~."),
-    (r"^\s*[\w.]+\[.*\]\s*=[^=]", "A plain array cannot hold it: buf = np.zeros_like(x), or buf = adjoint.numpy.zeros(shape)."),
-    (r"[\w.)\]]\[[^\]]+\]", "Index with a traced value by adjoint.numpy.take(table, i, axis=0), or adjoint.numpy.asarray(table)[i]."),
-    (r"\b(rng|random)\b|\.normal\(|\.uniform\(", "Draw standard numbers outside of the function: mean + std * noise."),
-)
-_GENERAL = ("Keep it an array operation: np.where for if, np.stack for np.array, adjoint.numpy.take(table, i, axis=0) for table[i], "
-            "adjoint.numpy for constructors.")
-
-
-def rewrite() -> str:
-    """What to write instead, read off the user's line."""
-    path, _, number = user_location().rpartition(":")
-    line = linecache.getline(path, int(number)) if number.isdigit() else ""
-    for pattern, remedy in _REWRITES:
-        if match := re.search(pattern, line):
-            return remedy.format(*match.groups())
-    return _GENERAL
-
-
-def number(x: Tracer, form: str, exact: bool = False) -> Any:
+def number(x: Tracer, form: str, exact: bool = False, remedy: str = "") -> Any:
     """The number behind x, or the error that says what to write. exact: a derivative that flows through x must not be lost."""
     found = number_or_none(x)
     if found is None:
         raise TracerError(explain(f"{form} needs the number of a traced value {x.aval}, which is not known while {x.owner.name} runs.",
-                                  remedy=rewrite()))
+                                  remedy=remedy or rewrite()))
     if exact and _differentiated(x):
         raise TracerError(explain(f"{form} would take a number out of {x.owner.name} and lose its derivative.",
                                   remedy=f"{rewrite()} For a number without derivative: float(adjoint.stop_gradient(x))."))
@@ -96,7 +71,8 @@ def to_int(x: Tracer) -> int:
 def to_index(x: Tracer) -> int:
     if x.aval.ndim or x.aval.dtype.kind not in "iu":
         raise TypeError(explain(f"{x.aval} is not one integer, as an index or a count must be."))
-    return operator.index(number(x, "an index or a count"))
+    remedy = 'If it is an argument that shapes depend on, make it static: compile(f, static=("n",)). To read table[i], write np.take(table, i).'
+    return operator.index(number(x, "an index or a count", remedy=remedy))
 
 
 def to_array(x: Tracer, dtype: Any = None, copy: Any = None) -> np.ndarray:
@@ -129,7 +105,7 @@ def missing(x: Tracer, name: str) -> Any:
     """The error for an attribute of ndarray that a traced value has not."""
     if not name.startswith("__") and hasattr(np.ndarray, name):
         raise AttributeError(explain(f".{name} of an array has no meaning for a traced value {x.aval}.",
-                                     remedy=_MISSING.get(name, _GENERAL)))
+                                     remedy=_MISSING.get(name, GENERAL)))
     raise AttributeError(f"a traced value has no attribute {name!r}")
 
 
