@@ -64,14 +64,22 @@ class Lanes:
         self.axis: Var | None = None
         self.lanes = 1
         self.mask: str | None = None
-        self._splats: list[dict[tuple[str, int], str]] = [{}]
+        self._written: list[dict[str, str]] = [{}]
 
     @contextmanager
     def region(self):
-        """A stretch of code that what follows is not dominated by: splats made inside are forgotten."""
-        self._splats.append({})
+        """A stretch of code that what follows is not dominated by: what `pure` wrote inside is forgotten."""
+        self._written.append({})
         yield
-        self._splats.pop()
+        self._written.pop()
+
+    def pure(self, text: str) -> str:
+        """The result of an instruction of addresses or splats, written once where it dominates."""
+        for known in self._written:
+            if text in known:
+                return known[text]
+        name = self._written[-1][text] = self.out.op(text)
+        return name
 
     @contextmanager
     def along(self, axis: Var, lanes: int):
@@ -91,20 +99,15 @@ class Lanes:
             return cell.text
         if cell.is_literal:
             return f"splat ({kind} {cell.text})"
-        for known in self._splats:
-            if (cell.text, lanes) in known:
-                return known[cell.text, lanes]
-        first = self.out.op(f"insertelement {wide(kind, lanes)} poison, {kind} {cell.text}, i64 0")
         vector = wide(kind, lanes)
-        text = self.out.op(f"shufflevector {vector} {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
-        self._splats[-1][cell.text, lanes] = text
-        return text
+        first = self.pure(f"insertelement {vector} poison, {kind} {cell.text}, i64 0")
+        return self.pure(f"shufflevector {vector} {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
 
     def numbers(self) -> Cell:
         """The axis variable in every lane."""
         start = self.widen(self.vars[self.axis], "i64")
         steps = vector_literal("i64", list(range(self.lanes)))
-        return Cell(self.out.op(f"add {wide('i64', self.lanes)} {start}, {steps}"), self.lanes)
+        return Cell(self.pure(f"add {wide('i64', self.lanes)} {start}, {steps}"), self.lanes)
 
     def intrinsic(self, name: str, kinds: list[str], result: str, lanes: int, texts: list[str]) -> str:
         """A call of llvm.<name> on operands of these scalar kinds."""
@@ -174,7 +177,7 @@ class Lanes:
                 vector = scaled if vector is None else self._plus(vector, scaled, self.lanes)
         kind = memory_type(self.frame.buffers[buffer].dtype)
         base = self.frame.bases[buffer]
-        pointer = base if offset.text == "0" else self.out.op(f"getelementptr {kind}, ptr {base}, i64 {offset.text}")
+        pointer = base if offset.text == "0" else self.pure(f"getelementptr {kind}, ptr {base}, i64 {offset.text}")
         if vector is None:
             return pointer, stride
         if stride:
@@ -188,21 +191,21 @@ class Lanes:
         if factor == 1:
             return cell
         by = f"splat (i64 {factor})" if cell.lanes > 1 else str(factor)
-        return Cell(self.out.op(f"mul {wide('i64', cell.lanes)} {cell.text}, {by}"), cell.lanes)
+        return Cell(self.pure(f"mul {wide('i64', cell.lanes)} {cell.text}, {by}"), cell.lanes)
 
     def _plus(self, x: Cell, y: Cell, lanes: int) -> Cell:
         if x.is_literal and y.is_literal:
             return Cell(str(int(x.text) + int(y.text)), 1, True)
-        if x.text == "0":
-            return y
-        return Cell(self.out.op(f"add {wide('i64', lanes)} {x.text}, {y.text}"), lanes)
+        if x.text == "0" or y.text == "0":
+            return y if x.text == "0" else x
+        return Cell(self.pure(f"add {wide('i64', lanes)} {x.text}, {y.text}"), lanes)
 
     def _pointers(self, pointer: str, spacing: int | str, kind: str) -> str:
         """The vector of addresses of a gather or scatter."""
         if isinstance(spacing, str):
-            return self.out.op(f"getelementptr {kind}, ptr {pointer}, <{self.lanes} x i64> {spacing}")
+            return self.pure(f"getelementptr {kind}, ptr {pointer}, <{self.lanes} x i64> {spacing}")
         steps = vector_literal("i64", [spacing * lane for lane in range(self.lanes)])
-        return self.out.op(f"getelementptr {kind}, ptr {pointer}, <{self.lanes} x i64> {steps}")
+        return self.pure(f"getelementptr {kind}, ptr {pointer}, <{self.lanes} x i64> {steps}")
 
     def load(self, statement: Load) -> None:
         buffer, out = self.frame.buffers[statement.buffer], statement.out

@@ -184,7 +184,7 @@ class Nest(Lanes):
     def _offset(self, number: Cell, offset: int) -> Cell:
         if number.is_literal:
             return Cell(str(int(number.text) + offset), 1, True)
-        return number if offset == 0 else Cell(self.out.op(f"add i64 {number.text}, {offset}"))
+        return number if offset == 0 else Cell(self.pure(f"add i64 {number.text}, {offset}"))
 
     def _along(self, var: Var, number: Cell, lanes: int, mask: str | None, body: Sequence[Statement]) -> None:
         """The body for var = number .. number + lanes - 1."""
