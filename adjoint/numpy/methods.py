@@ -71,7 +71,7 @@ def to_int(x: Tracer) -> int:
 def to_index(x: Tracer) -> int:
     if x.aval.ndim or x.aval.dtype.kind not in "iu":
         raise TypeError(explain(f"{x.aval} is not one integer, as an index or a count must be."))
-    remedy = 'If it is an argument that shapes depend on, make it static: compile(f, static=("n",)). To read table[i], write np.take(table, i).'
+    remedy = 'If it is an argument that shapes depend on, make it static: compile(f, static=("n",)). For table[i]: np.take(table, i).'
     return operator.index(number(x, "an index or a count", remedy=remedy))
 
 

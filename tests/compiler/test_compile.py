@@ -96,7 +96,7 @@ def test_other_dtypes_are_refused_with_the_nearest(dtype):
 
 def test_an_index_out_of_range_raises_and_writes_nothing(rng):
     f = ad.compile(lambda p, i, x: (p + x[i], x.sum()), donate=0)
-    p, total = f(np.zeros(2), np.array([0, -1]), np.arange(4.0))
+    p, _ = f(np.zeros(2), np.array([0, -1]), np.arange(4.0))
     before = p.copy()
     with pytest.raises(errors.IndexRangeError, match="axis 0 has size 4"):
         f(p, np.array([0, 4]), np.arange(4.0))
