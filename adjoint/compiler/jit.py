@@ -19,9 +19,9 @@ from . import capi
 
 _LIBM = (
     "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmod "
-    "frexp hypot ldexp lgamma log log10 log1p log2 nearbyint nextafter pow remainder rint round sin sinh sqrt tan "
-    "tanh tgamma trunc")
-_LIBC = ("memcpy", "memset", "memmove", "sched_yield")
+    "frexp hypot ldexp lgamma log log10 log1p log2 nearbyint nextafter pow remainder rint round roundeven sin sincos "
+    "sinh sqrt tan tanh tgamma trunc")
+_LIBC = ("memcpy", "memset", "memmove", "memcmp", "bcmp", "sched_yield")     # LLVM may call the first five by itself
 
 
 class Code:
