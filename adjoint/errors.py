@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import FrameType
 
 import numpy as np
 
@@ -110,15 +111,18 @@ class ConfigError(AdjointError, ValueError):
     """An argument or option outside its range."""
 
 
-def user_location() -> str:
-    """`file:line` of the innermost frame outside this package (and outside NumPy), or "" if there is none."""
+def user_frame() -> FrameType | None:
+    """The innermost frame outside this package and outside NumPy."""
     frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_FRAMEWORKS):
-            return f"{name}:{frame.f_lineno}"
+    while frame is not None and frame.f_code.co_filename.startswith(_FRAMEWORKS):
         frame = frame.f_back
-    return ""
+    return frame
+
+
+def user_location() -> str:
+    """`file:line` of the user's frame, or "" if there is none."""
+    frame = user_frame()
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def explain(what: str, *, where: str | None = None, remedy: str = "") -> str:

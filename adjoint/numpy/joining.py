@@ -17,7 +17,7 @@ from ..core.primitive import TABLE, bind
 from ..dtypes import INT64
 from ..errors import ShapeError, explain
 from ..primitives.arithmetic import where as where_row
-from .cells import read_only
+from .cells import no_write_into_array, read_only
 from .gathering import gather
 from .indexing import getitem
 from .registry import axis_of, broadcasted, convert, implements, number_or_none, refuse, reshaped, shape_of, strong, value_of
@@ -276,6 +276,34 @@ def put_along_axis(arr: Any, indices: Any, values: Any, axis: int | None) -> Non
         raise refuse("np.put_along_axis into a plain array or without axis", "Write to a copy made inside the function: np.copy(x).")
     axis = axis_of(axis, arr.aval.ndim)
     arr[tuple(_along(value_of(indices), arr.aval.shape, axis))] = values
+
+
+@implements()
+def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = True) -> None:
+    """dst[...] = src, where the mask holds."""
+    if not isinstance(dst, Tracer):
+        raise no_write_into_array("np.copyto, np.full or np.full_like")
+    dst[...] = src if where is True else where_row(value_of(where), value_of(src), dst)
+
+
+@implements()
+def putmask(a: Any, /, mask: Any, values: Any) -> None:
+    """a[mask] = values, for one value or an array like a."""
+    if not isinstance(a, Tracer):
+        raise no_write_into_array("np.putmask")
+    a[...] = where_row(value_of(mask), np.broadcast_to(value_of(values), a.shape), a)
+
+
+@implements()
+def put(a: Any, ind: Any, v: Any, mode: str = "raise") -> None:
+    """a.ravel()[ind] = v, the values repeated if there are too few."""
+    if not isinstance(a, Tracer):
+        raise no_write_into_array("np.put")
+    i = np.ravel(_positions(ind, a.aval.size, mode))
+    count, values = aval_of(i).size, np.ravel(value_of(v))
+    values = take(values, np.arange(count) % max(aval_of(values).size, 1), 0)
+    flat = TABLE["scatter"](reshaped(a, (a.aval.size,)), convert(values, a.aval.dtype), i)
+    a[...] = reshaped(flat, a.aval.shape)
 
 
 @implements()

@@ -17,7 +17,7 @@ from ..errors import TracerError, explain
 from . import elementwise, products, reductions, shaping
 from .cells import fresh, in_c_order, view_cell, write
 from .registry import FUNCTIONS, convert, number_or_none, refuse
-from .rewrites import GENERAL, rewrite
+from .rewrites import COUNT, GENERAL, rewrite
 
 # ------------------------------------------------------------------------------------------------ to Python's numbers
 
@@ -71,8 +71,7 @@ def to_int(x: Tracer) -> int:
 def to_index(x: Tracer) -> int:
     if x.aval.ndim or x.aval.dtype.kind not in "iu":
         raise TypeError(explain(f"{x.aval} is not one integer, as an index or a count must be."))
-    remedy = 'If it is an argument that shapes depend on, make it static: compile(f, static=("n",)). For table[i]: np.take(table, i).'
-    return operator.index(number(x, "an index or a count", remedy=remedy))
+    return operator.index(number(x, "an index or a count", remedy=rewrite(COUNT)))
 
 
 def to_array(x: Tracer, dtype: Any = None, copy: Any = None) -> np.ndarray:

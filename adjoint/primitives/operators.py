@@ -6,6 +6,7 @@ Invariant: each operator means what NumPy's does; an operand that NumPy would no
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -51,22 +52,34 @@ def no_booleans(name: str, *xs: Any) -> None:
 
 def binary(row: Callable) -> tuple[Callable, Callable]:
     """The operator of a row and its reflected form."""
-    def operator(x: Any, y: Any) -> Any:
+    def direct(x: Any, y: Any) -> Any:
         y = operand(y)
         return y if y is NotImplemented else row(x, y)
 
     def reflected(x: Any, y: Any) -> Any:
         y = operand(y)
         return y if y is NotImplemented else row(y, x)
-    return operator, reflected
+    return direct, reflected
+
+
+def _repeated(x: Any, y: Any) -> Any:
+    """A list times an integer without axes is the list repeated, as with NumPy's scalars; NotImplemented for all else."""
+    whole = isinstance(y, (list, tuple)) and x.aval.shape == () and x.aval.dtype.kind in "iu"
+    return y * operator.index(x) if whole else NotImplemented
+
+
+def product(x: Any, y: Any) -> Any:
+    """x * y."""
+    y, found = operand(y), _repeated(x, y)
+    return found if found is not NotImplemented else y if y is NotImplemented else multiply(x, y)
 
 
 def equality(row: Callable, otherwise: bool) -> Callable:
     """== and !=: what NumPy cannot compare is unequal, element by element."""
-    def operator(x: Any, y: Any) -> Any:
+    def direct(x: Any, y: Any) -> Any:
         y = operand(y)
         return np.full(x.shape, otherwise)[()] if y is NotImplemented else row(x, y)
-    return operator
+    return direct
 
 
 def difference(x: Any, y: Any) -> Any:
@@ -91,5 +104,6 @@ for _name, _row in BINARY.items():
 for _name, _row in {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}.items():
     install(**{f"__{_name}__": binary(_row)[0]})
 
-install(__eq__=equality(equal, False), __ne__=equality(not_equal, True), __neg__=opposite, __abs__=lambda x: absolute(x),
-        __invert__=lambda x: invert(x), __divmod__=lambda x, y: (x // y, x % y), __rdivmod__=lambda x, y: (y // x, y % x))
+install(__mul__=product, __rmul__=product, __eq__=equality(equal, False), __ne__=equality(not_equal, True), __neg__=opposite,
+        __abs__=lambda x: absolute(x), __invert__=lambda x: invert(x), __divmod__=lambda x, y: (x // y, x % y),
+        __rdivmod__=lambda x, y: (y // x, y % x))
