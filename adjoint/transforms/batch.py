@@ -54,14 +54,14 @@ class Batch(Interpreter):
 def vmap(function: Callable, in_axes: Any = 0, out_axes: int = 0) -> Callable:
     """The function over a batch: every argument gains an axis (in_axes: its place, or None for an argument that is shared).
 
-    in_axes: one for all, or a tuple with one per argument. Cost: one pass with batched rows, no Python loop.
+    in_axes: one for all, or a tuple with one per argument; keyword arguments are shared. Cost: one pass with batched rows, no Python loop.
     Raises: ShapeError if the batch sizes differ.
 
     >>> import numpy as np
     >>> vmap(lambda x, w: x @ w, in_axes=(0, None))(np.ones((5, 3)), np.ones((3, 2))).shape
     (5, 2)
     """
-    def batched(*args: Any) -> Any:
+    def batched(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         if len(axes) != len(args):
             raise ShapeError(explain(f"vmap: in_axes names {len(axes)} arguments, the call has {len(args)}."))
@@ -76,7 +76,7 @@ def vmap(function: Callable, in_axes: Any = 0, out_axes: int = 0) -> Callable:
         if size is None:
             raise ShapeError(explain("vmap: no argument has a batch axis.", remedy="Give in_axes=0 to at least one argument."))
         with interpreting(interpreter, closing=True):
-            outputs, structure = flatten(function(*lifted))
+            outputs, structure = flatten(function(*lifted, **kwargs))
             pairs = [x.payload if interpreter.holds(x) else (x, None) for x in outputs]
         return unflatten(structure, [_place(y, axis, size, out_axes) for y, axis in pairs])
     return batched

@@ -49,6 +49,17 @@ def close(function: Callable, *args: Any) -> Closed:
     return Closed(without_captures(graph), [*map(freeze, leaves), *graph.captures], out_structure)
 
 
+def numbers_of(args: tuple) -> tuple[list[Any], list[bool], Callable[[Any], tuple]]:
+    """The leaves that a call traces, which leaves they are, and how args are rebuilt from them: Python's ints stay as they are."""
+    leaves, structure = flatten(args)
+    mask = [not isinstance(x, int) for x in leaves]
+
+    def rebuild(cells: Any) -> tuple:
+        rest = iter(cells)
+        return unflatten(structure, [next(rest) if traced else x for x, traced in zip(leaves, mask, strict=True)])
+    return [x for x, traced in zip(leaves, mask, strict=True) if traced], mask, rebuild
+
+
 def trace_at(function: Callable, avals: list[Aval]) -> tuple[Graph, Structure]:
     """Trace function([cells]) -> tree: the graph with its captures, and the structure of the result."""
     found: list[Structure] = []

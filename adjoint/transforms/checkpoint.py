@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.primitive import bind
-from ..tree import flatten, unflatten
-from .calls import at_ground_level, call_row, close
+from ..tree import unflatten
+from .calls import at_ground_level, call_row, close, numbers_of
 
 _CHECKPOINT = call_row("checkpoint", doc="A call whose intermediate values are computed again in the backward pass.")
 
@@ -19,6 +19,7 @@ _CHECKPOINT = call_row("checkpoint", doc="A call whose intermediate values are c
 def checkpoint(function: Callable) -> Callable:
     """The same function, for less memory: reverse mode saves its arguments only and runs it once more in the backward pass.
 
+    Python's ints are part of the program (an axis, a count of steps); floats and arrays are traced.
     Cost: one more evaluation of the function per pullback; memory O(arguments + outputs) instead of O(operations).
     Source: Griewank and Walther, Algorithm 799: revolve, ACM TOMS 26 (2000); Chen et al., arXiv 1604.06174.
 
@@ -29,8 +30,9 @@ def checkpoint(function: Callable) -> Callable:
     """
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        if at_ground_level(*flatten(args)[0]):
+        leaves, _, rebuild = numbers_of(args)
+        if at_ground_level(*leaves):
             return function(*args)
-        closed = close(function, *args)
+        closed = close(lambda *cells: function(*rebuild(cells)), *leaves)
         return unflatten(closed.structure, bind(_CHECKPOINT, *closed.leaves, graph=closed.graph))
     return call

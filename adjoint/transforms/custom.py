@@ -18,7 +18,21 @@ from ..core.trace import freeze
 from ..errors import NotDifferentiableError, ShapeError, TreeError, explain
 from ..primitives.kinds import Scalar, constant, unbroadcast, zeros_of
 from ..tree import Structure, flatten, is_array, unflatten
-from .calls import Derived, at_ground_level, batch_graph, derive, floating, fronted, merge, perform, pick, pull, silence, trace_at
+from .calls import (
+    Derived,
+    at_ground_level,
+    batch_graph,
+    derive,
+    floating,
+    fronted,
+    merge,
+    numbers_of,
+    perform,
+    pick,
+    pull,
+    silence,
+    trace_at,
+)
 from .forward import flatten_like
 from .reverse import Tape
 
@@ -150,7 +164,8 @@ def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Cal
     """The function with a pullback of your own: forward(*xs) -> (y, residuals), backward(residuals, y_bar) -> (x_bar, ...).
 
     backward returns one tree per argument, None where there is no cotangent; leaves of y that are not floating come as None.
-    Forward mode transposes `backward`, so the result differentiates in every mode and again. Arguments are given by position.
+    Forward mode transposes `backward`, so the result differentiates in every mode and again. Arguments are given by position; Python's
+    ints are part of the program.
 
     >>> import numpy as np
     >>> from adjoint.transforms.reverse import grad
@@ -160,11 +175,10 @@ def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Cal
     """
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        leaves, structure = flatten(args)
+        leaves, _, tree = numbers_of(args)
         if at_ground_level(*leaves):
             return function(*args)
         avals = list(map(aval_of, leaves))
-        tree = lambda cells: unflatten(structure, cells)
         graph, out_structure = trace_at(lambda cells: function(*tree(cells)), avals)
         ahead, both = trace_at(lambda cells: forward(*tree(cells)), avals)
         _check_forward(both, graph, ahead)
@@ -185,14 +199,14 @@ def _check_forward(both: Structure, graph: Graph, ahead: Graph) -> None:
 
 def _trace_backward(backward: Callable, args: tuple, ahead: Graph, out_structure: Structure, residual_structure: Structure) -> tuple:
     """The graph (residuals, cotangents of floating outputs, leaves) -> cotangents, and which leaves get one."""
-    leaves = flatten(args)[0]
+    leaves, traced, _ = numbers_of(args)
     outputs, residuals = ahead.outputs[:out_structure.leaf_count], ahead.outputs[out_structure.leaf_count:]
     mask, count, live = floating(outputs), len(residuals), []
 
     def pulled(cells: tuple) -> list:
         bars = unflatten(out_structure, merge(mask, cells[count:len(cells) - len(leaves)]))
         found = backward(unflatten(residual_structure, cells[:count]), bars)
-        found = flatten_like(args, found if isinstance(found, tuple) else (found,))
+        found = pick(flatten_like(args, found if isinstance(found, tuple) else (found,)), traced)
         live.extend(bar is not None and aval_of(x).dtype.kind == "f" for bar, x in zip(found, leaves, strict=True))
         kept, expected = pick(found, live), [aval_of(x).strong() for x in pick(leaves, live)]
         _check_result("custom_vjp: backward", expected, list(map(aval_of, kept)))
@@ -244,17 +258,17 @@ def custom_jvp(function: Callable, jvp: Callable) -> Callable:
     """
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        leaves, structure = flatten(args)
+        leaves, traced, tree = numbers_of(args)
         if at_ground_level(*leaves):
             return function(*args)
-        avals = list(map(aval_of, leaves))
-        graph, out_structure = trace_at(lambda cells: function(*unflatten(structure, cells)), avals)
+        avals, structure = list(map(aval_of, leaves)), flatten(args)[1]
+        graph, out_structure = trace_at(lambda cells: function(*tree(cells)), avals)
         mask = floating(graph.inputs[:len(leaves)])
         expected = [a.aval.strong() for a in pick(graph.outputs, floating(graph.outputs))]
 
         def tangent(cells: tuple) -> list:
             dots, xs = cells[:len(cells) - len(leaves)], cells[len(cells) - len(leaves):]
-            y, y_dot = jvp(unflatten(structure, xs), unflatten(structure, merge(mask, dots)))
+            y, y_dot = jvp(tree(xs), unflatten(structure, merge(traced, merge(mask, dots))))
             found = pick(flatten_like(y, y_dot), floating(graph.outputs))
             _check_result("custom_jvp", expected, [a if t is None else aval_of(t) for t, a in zip(found, expected, strict=True)])
             return [zeros_of(a) if t is None else unbroadcast(t, a) for t, a in zip(found, expected, strict=True)]

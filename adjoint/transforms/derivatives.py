@@ -41,12 +41,12 @@ def jacobian(function: Callable, argnums: int | tuple[int, ...] = 0, mode: Mode 
         raise ConfigError(explain(f"jacobian: mode is {mode!r}.", remedy='Choose "auto", "forward" or "reverse".'))
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
-    def jacobian_at(*args: Any) -> Any:
+    def jacobian_at(*args: Any, **kwargs: Any) -> Any:
         def partial(*xs: Any) -> Any:
             full = list(args)
             for n, x in zip(numbers, xs, strict=True):
                 full[n] = x
-            return function(*full)
+            return function(*full, **kwargs)
         xs = tuple(args[n] for n in numbers)
         chosen = _cheaper(partial, xs) if mode == "auto" else mode
         tree = (_forward if chosen == "forward" else _reverse)(partial, xs)

@@ -34,10 +34,10 @@ tap_.jvp = lambda primals, tangents, y, *, name: tangents[0]            # the ta
 
 
 def tap(name: str, tree: Any) -> Any:
-    """The same tree; a collector outside finds its arrays under `name` (a leaf of a tree: `name.path`)."""
+    """The same tree; a collector outside finds its value under `name`, the leaves of a larger tree under `name.0`, `name.1`."""
     leaves, structure = flatten(tree)
     names = [name] if len(leaves) == 1 else [f"{name}.{i}" for i in range(len(leaves))]
-    return unflatten(structure, [bind(tap_, x, name=n) if is_array(x) else x for n, x in zip(names, leaves, strict=True)])
+    return unflatten(structure, [bind(tap_, x, name=n) for n, x in zip(names, leaves, strict=True)])
 
 
 class Collector(Interpreter):

@@ -80,3 +80,12 @@ def test_stop_gradient_in_every_mode():
     for found in (ad.grad(f)(x), ad.jacobian(f, mode="forward")(x), ad.trace(ad.grad(f))(x).value(), ad.vmap(ad.grad(f))(x[None])[0]):
         np.testing.assert_allclose(found, x * x)
     assert ad.stop_gradient({"a": x, "n": 3})["n"] == 3
+
+
+def test_ints_are_part_of_the_program():
+    f = ad.custom_vjp(lambda u, axis: np.sum(u, axis=axis), lambda u, axis: (np.sum(u, axis=axis), u * 0.0 + 1.0),
+                      lambda ones, bar: (5.0 * ones * bar[None], None))
+    g = ad.custom_jvp(lambda u, axis: np.sum(u, axis=axis), lambda us, dots: (np.sum(us[0], axis=us[1]), 5.0 * np.sum(dots[0], axis=us[1])))
+    h = ad.checkpoint(lambda u, axis: 5.0 * np.sum(u, axis=axis))
+    for call in (f, g, h):
+        np.testing.assert_allclose(ad.grad(lambda u, call: np.sum(call(u, 0)))(np.ones((2, 3)), call), 5.0 * np.ones((2, 3)))

@@ -54,3 +54,7 @@ def test_repeated_names_are_numbered_and_trees_are_spread():
 def test_inside_a_custom_rule():
     h = ad.custom_vjp(lambda u: ad.tap("inside", u * u), lambda u: (u * u, u), lambda u, bar: (2.0 * u * bar,))
     assert values(ad.collect_taps(lambda u: np.sum(h(u)))(x)[1]) == {"inside": [1.0, 4.0, 9.0]}
+
+
+def test_plain_numbers_are_collected():
+    assert ad.collect_taps(lambda x: np.sum(x) * ad.tap("rate", 0.5))(x)[1] == {"rate": 0.5}
