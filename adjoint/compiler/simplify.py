@@ -147,7 +147,7 @@ def swap_products(graph: Graph) -> Graph:
         reader = readers[out][0]
         params, order = swapped(*[a.aval for a in node.inputs], **node.params)
         shape = tuple(out.aval.shape[i] for i in order)
-        if not isinstance(reader.primitive.lowering, Strided) or shape != reader.outs[0].aval.shape or shape == out.aval.shape:
+        if not isinstance(reader.primitive.lowering, Strided) or shape != reader.outs[0].aval.shape or order == tuple(range(len(order))):
             return [node]
         plain = (0, out.aval.shape, row_major(out.aval.shape))
         wanted = (0, shape, tuple(plain[2][i] for i in order))
