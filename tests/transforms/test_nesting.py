@@ -168,3 +168,26 @@ def test_what_has_no_derivative_says_so():
         ad.grad(lambda x: np.argmax(x))(np.ones(3))
     with pytest.raises(NotDifferentiableError, match="not floating"):
         ad.jacobian(lambda x: x > 0)(np.ones(3))
+
+
+COMPILED = {
+    "compiled gradient": (1, lambda x: ad.compile(ad.grad(nasty))(x)),
+    "gradient of compiled": (1, lambda x: ad.grad(ad.compile(nasty))(x)),
+    "tangents of compiled": (1, lambda x: ad.jacobian(ad.compile(nasty), mode="forward")(x)),
+    "batch of gradients of compiled": (1, lambda x: ad.vmap(ad.grad(ad.compile(nasty)))(np.stack([x, x + 1.0]))[0]),
+    "compiled batch of gradients": (1, lambda x: ad.compile(ad.vmap(ad.grad(nasty)))(np.stack([x, x + 1.0]))[0]),
+    "compiled hessian": (2, lambda x: ad.compile(ad.hessian(nasty))(x)),
+    "hessian of compiled": (2, lambda x: ad.hessian(ad.compile(nasty))(x)),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiling_commutes_with_differentiating(name, x):
+    order, run = COMPILED[name]
+    agree(run(x), ad.grad(plain)(x) if order == 1 else ad.hessian(plain)(x))
+
+
+def test_taps_leave_compiled_functions(x):
+    expected = ad.collect_taps(nasty)(x)[1]["inner"]
+    for run in (ad.collect_taps(ad.compile(nasty)), ad.collect_taps(ad.grad(ad.compile(nasty))), ad.compile(ad.collect_taps(nasty))):
+        agree(run(x)[1]["inner"], expected)
