@@ -194,8 +194,23 @@ def check_active_sets(row: Primitive) -> None:
                 dots = [rng.standard_normal(a.shape).astype(a.dtype)[()] if i in subset else None for i, a in enumerate(args)]
                 zeros = [np.zeros(a.shape, a.dtype) if d is None and a.dtype.kind == "f" else d for a, d in zip(args, dots, strict=True)]
                 some, all_ = row.jvp(args, tuple(dots), y, **params), row.jvp(args, tuple(zeros), y, **params)
+                check_nothing_unused(row, label, args, params, subset)
                 some, all_ = (np.zeros(np.shape(y)) if t is None else t for t in (some, all_))
                 assert close(some, all_) and np.shape(some) == np.shape(y), f"{label}: another tangent with only {subset} active"
+
+
+def check_nothing_unused(row: Primitive, label: str, args: tuple, params: dict, subset: tuple) -> None:
+    """The vjp for some active arguments records no operation that their cotangents do not need."""
+    y = row(*args, **params)
+    active = mask(args, subset)
+
+    def bars(*xs: Any) -> list:
+        return [bar for bar in row.vjp(xs[:-2], xs[-2], xs[-1], active, **params) if bar is not None]
+    graph = trace_graph(bars, list(map(aval_of, (*args, y, y))))
+    needed = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        assert needed.intersection(node.outs), f"{label}: with only {subset} active, {node.primitive.name} is computed for nothing"
+        needed.update(node.inputs)
 
 
 def _same_bar(a: Any, b: Any) -> bool:
