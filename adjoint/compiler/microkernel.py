@@ -48,8 +48,14 @@ def wide_tile(target: Target) -> Tile:
     return Tile(6, 4) if target.vector_registers >= 32 else Tile(6, 2)
 
 
-NARROW = Tile(8, 1)
-ROW = Tile(1, 8)
+def narrow_tile(m: int) -> Tile:
+    """For columns that fill no wide tile; one row alone needs no others to hide latency that its k has anyway."""
+    return Tile(1, 1) if m == 1 else Tile(8, 1)
+
+
+def row_tile(vectors: int) -> Tile:
+    """For one row of `vectors` vectors: up to eight sums run side by side, as many as hide the latency of fma."""
+    return Tile(1, max(1, min(8, vectors)))
 
 
 def microkernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile) -> ir.Function:

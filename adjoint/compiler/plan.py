@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from math import lcm
 
 from .loops import Contraction, Operand, Store
-from .microkernel import ASK, GROUP, NARROW, ROW, Tile, wide_tile
+from .microkernel import ASK, GROUP, Tile, narrow_tile, row_tile, wide_tile
 from .pack import K_ROWS
 from .target import Target
 
 K_BLOCK = 1024           # more k than that, and a panel of B leaves the second cache level before its next use
 CHUNK_ROWS = (48, 132)   # fewest and most rows of A that use a panel of B before the next is read; these measure alike
+SECOND_CACHE = 2**19     # bytes that surely stay in it
 NO_LIMIT = 2**62
 
 
@@ -29,8 +30,8 @@ def ceil_divide(a: int, b: int) -> int:
 class Plan:
     """The cut of one contraction, already oriented so that the lanes run along n.
 
-    turns_back: the contraction is the transpose of the one given, whose stores want lanes along its own n: tiles are
-    turned in the buffer, a whole chunk of rows at a time, before the epilogue.
+    turns_back: stores want lanes along m (the contraction is the transpose of the one given, or has a single column):
+    tiles are turned in the buffer, a whole chunk of rows at a time, before the epilogue.
     """
 
     contraction: Contraction
@@ -45,7 +46,9 @@ class Plan:
     k_block: int
     turns_back: bool = False
 
-    narrow = NARROW
+    @property
+    def narrow(self) -> Tile:
+        return narrow_tile(self.contraction.m)
 
     @property
     def size(self) -> int:
@@ -107,7 +110,7 @@ class Plan:
     @property
     def overlaps(self) -> bool:
         """In place, the last panel begins early enough to end with B's row; what is computed twice is stored once."""
-        return not self.packs_b and self.contraction.n % self.lanes != 0
+        return not self.packs_b and self.contraction.n > self.lanes and self.contraction.n % self.lanes != 0
 
     @property
     def b_runs_across(self) -> bool:
@@ -228,12 +231,7 @@ class Plan:
 
 def plan_contraction(contraction: Contraction, target: Target) -> Plan:
     """The cheaper of the two orientations, cut into tiles."""
-    plain, other = _cut(contraction, target), _cut(transposed(contraction), target)
-    if _scatters(other.contraction) and not _scatters(contraction) and other.direct is None:
-        rows = other.wide.rows if other.wide_panels else NARROW.rows
-        # Whole vectors of the orientation given, so that no chunk ends inside one; packed blocks must stay whole too.
-        unit = lcm(rows, other.lanes) if other.packs_a else other.lanes
-        other = replace(other, turns_back=True, chunk_rows=_chunk_rows(other.contraction.m, rows, unit))
+    plain, other = (_turned_back(_cut(each, target)) for each in (contraction, transposed(contraction)))
     return other if _cycles(other) < _cycles(plain) else plain
 
 
@@ -245,16 +243,27 @@ def transposed(contraction: Contraction) -> Contraction:
     return replace(c, m=c.n, n=c.m, a=left, b=right, variables=(b, n, m))
 
 
+def _turned_back(plan: Plan) -> Plan:
+    """The plan, with tiles turned before the epilogue if that makes consecutive what its lanes store."""
+    c = plan.contraction
+    if c.m == 1 or _scatters(transposed(c)) or not (_scatters(c) or c.n == 1):
+        return plan
+    rows = plan.wide.rows if plan.wide_panels else plan.narrow.rows
+    # Whole vectors along m, so that no chunk ends inside one; packed blocks must stay whole too.
+    unit = lcm(rows, plan.lanes) if plan.packs_a else plan.lanes
+    return replace(plan, turns_back=True, direct=None, chunk_rows=_chunk_rows(c.m, rows, unit))
+
+
 def _cut(contraction: Contraction, target: Target) -> Plan:
     c, lanes = contraction, target.lanes(contraction.dtype)
-    wide = ROW if c.m == 1 else wide_tile(target)
+    wide = row_tile(c.n // lanes) if c.m == 1 else wide_tile(target)
     width = wide.vectors * lanes
     packs_b = _packs_b(c, lanes)
-    wide_panels, rest = divmod(c.n, width)
+    wide_panels, rest = divmod(c.n, width) if wide.vectors > 1 else (0, c.n)
     narrow_panels = ceil_divide(rest, lanes)
-    if packs_b and narrow_panels > wide.vectors // 2:
+    if packs_b and narrow_panels > wide.vectors // 2 > 0:
         wide_panels, narrow_panels = wide_panels + 1, 0
-    rows = wide.rows if wide_panels else NARROW.rows
+    rows = wide.rows if wide_panels else narrow_tile(c.m).rows
     chunk_rows = _chunk_rows(c.m, rows, rows)
     k_blocks = max(1, ceil_divide(c.k, K_BLOCK))
     k_block = max(1, ceil_divide(c.k, k_blocks))
@@ -293,15 +302,21 @@ def _direct(c: Contraction) -> Operand | None:
 
 
 def _cycles(plan: Plan) -> float:
-    """A rough count for comparing orientations: packing, fma at two vectors a cycle, stores."""
-    c, lanes = plan.contraction, plan.lanes
-    wide = ceil_divide(c.m, plan.wide.rows) * plan.wide.rows * plan.wide_panels * plan.wide.vectors
-    narrow = ceil_divide(c.m, NARROW.rows) * NARROW.rows * plan.narrow_panels
-    cycles = c.k * (wide + 1.4 * narrow) / 2
+    """A rough count for comparing orientations, fitted to measurements: calls, fma, packing, stores.
+
+    A call costs 60 cycles; a step of k takes four even with little to do, and narrow tiles reach 60 % of two fma a cycle.
+    """
+    c = plan.contraction
+    cycles = 0.0
+    for tile, panels, rate in ((plan.wide, plan.wide_panels, 0.5), (plan.narrow, plan.narrow_panels, 0.85)):
+        step = max(4.0, tile.rows * tile.vectors * rate)
+        cycles += ceil_divide(c.m, tile.rows) * panels * (60.0 + c.k * step)
     if plan.packs_b:
         _, k_stride, n_stride = c.b.strides
-        cycles += c.n * c.k * (0.5 if n_stride == 1 else 0.8 if k_stride == 1 else 3.0)
-    per_element = 1.0 if plan.turns_back else 3.0 * _scatters(c) + 2.0 / lanes
+        bytes_ = c.n * c.k * plan.size
+        beyond_cache = 2.0 if bytes_ > SECOND_CACHE else 1.0
+        cycles += beyond_cache * bytes_ * (0.1 if n_stride == 1 else 0.15 if k_stride == 1 else 0.6)
+    per_element = 1.0 if plan.turns_back else 3.0 * _scatters(c) + 2.0 / plan.lanes
     return cycles + c.m * c.n * per_element
 
 

@@ -20,7 +20,7 @@ FMA_IN_HARDWARE = [width for width in WIDTHS if width > 16 or not host_target().
 
 EDGES = [
     (1, 1, 1, 1), (1, 1, 1, 33), (1, 7, 5, 3), (1, 6, 64, 16), (1, 13, 65, 17), (1, 8, 16, 31), (1, 9, 100, 2),
-    (1, 1, 150, 20), (1, 150, 1, 20), (1, 30, 2, 40), (1, 70, 33, 9), (1, 97, 130, 40), (1, 5, 300, 24), (2, 11, 18, 6),
+    (1, 1, 150, 20), (1, 150, 1, 20), (1, 1, 20, 9), (1, 30, 2, 40), (1, 70, 33, 9), (1, 97, 130, 40), (1, 5, 300, 24), (2, 11, 18, 6),
 ]  # fmt: skip
 LAYOUTS = ["".join(pair) for pair in itertools.product("NTRS", repeat=2)]
 
@@ -160,6 +160,15 @@ def test_code_has_no_licence_to_change_a_result():
     native = Native([Case((1, 40, 70, 30), orders, epilogue="bias") for orders in ("NT", "TN")], host_target())
     words = set(re.findall(r"[a-z]+", native.text))
     assert not words & {"fast", "contract", "reassoc", "nnan", "ninf", "nsz", "arcp", "afn", "inttoptr", "inbounds", "nsw"}
+
+
+def test_every_column_belongs_to_a_panel():
+    shapes = itertools.product((1, 2, 7, 64, 65), (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129), (0, 1, 5, 40))
+    for (m, n, k), orders, width in itertools.product(shapes, ("NN", "NT", "TN", "TT"), WIDTHS):
+        plan = plan_contraction(Case((1, m, n, k), orders).contraction, host_target(width))
+        assert plan.columns >= plan.contraction.n, (m, n, k, orders, width)
+        assert plan.chunks * plan.chunk_rows >= plan.contraction.m
+        assert not plan.overlaps or plan.contraction.n >= plan.lanes
 
 
 def test_plan_reads_in_place_what_need_not_be_packed():
