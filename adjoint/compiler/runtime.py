@@ -26,6 +26,7 @@ from .target import host_target
 
 _YIELD_AFTER = 1024         # spins of a waiting thread before it offers its core to others
 _LOOK_EVERY = 64            # spins of the waiting owner between two polls
+_LONG_SPIN = 15             # how much longer a worker spins between the steps of a loop
 
 
 class Machine:
@@ -158,9 +159,10 @@ def emit_worker(module: ir.Module, machine: Machine) -> None:
     line = c.at(pool, c.body.mul(thread, ir.Constant(I64, at.WORKER)))
     machine.set_mode(c)
     last = c.variable(I64, c.get(line, at.WORKER_DONE))
+    patience = c.variable(I64, c.get(c.external("adjoint_state"), at.SPIN_TICKS))
     with c.forever() as leave_if:
         done = c.body.load(last, typ=I64)
-        _idle(c, machine, line, done)
+        _idle(c, machine, line, done, patience)
         leave_if(c.test("!=", c.get(pool, at.POOL_STOP, order="acquire")))
         sequence = c.get(line, at.WORKER_SEQUENCE, order="acquire")
         buffers, control = c.get(pool, at.JOB_BUFFERS, PTR), c.get(pool, at.JOB_CONTROL, PTR)
@@ -171,14 +173,20 @@ def emit_worker(module: ir.Module, machine: Machine) -> None:
     c.give()
 
 
-def _idle(c: Routine, machine: Machine, line: ir.Value, done: ir.Value) -> None:
-    """Wait until the worker's sequence differs from `done`: spin for SPIN_TICKS, then park on the lock."""
+def _idle(c: Routine, machine: Machine, line: ir.Value, done: ir.Value, patience: ir.Value) -> None:
+    """Wait until the worker's sequence differs from `done`: spin for `patience` ticks, then park on the lock.
+
+    Waking a parked thread takes about 15 us, so a worker that was woken soon after it parked spins longer next time (a loop
+    of steps keeps its workers awake), and one that slept long goes back to SPIN_TICKS.
+    """
     spin = c.get(c.external("adjoint_state"), at.SPIN_TICKS)
-    limit = c.variable(I64, c.body.add(machine.ticks(c), spin))
+    long = c.body.mul(spin, ir.Constant(I64, _LONG_SPIN))
+    limit = c.variable(I64, c.body.add(machine.ticks(c), c.body.load(patience, typ=I64)))
     with c.forever() as leave_if:
         leave_if(c.test("!=", c.get(line, at.WORKER_SEQUENCE, order="seq_cst"), done))
         machine.pause(c)
-        with c.when(c.test(">", machine.ticks(c), c.body.load(limit, typ=I64)), likely=False):
+        now = machine.ticks(c)
+        with c.when(c.test(">", now, c.body.load(limit, typ=I64)), likely=False):
             c.exchange(line, at.WORKER_PARKED, 1)
             # Either the caller sees PARKED and releases the lock, or this thread sees the new sequence.
             asleep = c.test("==", c.get(line, at.WORKER_SEQUENCE, order="seq_cst"), done)
@@ -187,7 +195,8 @@ def _idle(c: Routine, machine: Machine, line: ir.Value, done: ir.Value) -> None:
                     c.call("PyThread_acquire_lock", I32, c.get(line, at.WORKER_LOCK, PTR), ir.Constant(I32, 1))
                 with woken, c.when(c.test("==", c.exchange(line, at.WORKER_PARKED, 0))):
                     c.call("PyThread_acquire_lock", I32, c.get(line, at.WORKER_LOCK, PTR), ir.Constant(I32, 1))
-            c.body.store(c.body.add(machine.ticks(c), spin), limit)
+            slept = c.body.sub(machine.ticks(c), now)
+            c.body.store(c.body.select(c.test("<", slept, long), long, spin), patience)
 
 
 def emit_run(module: ir.Module, machine: Machine) -> None:
