@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..core.aval import aval_of
 from ..core.interpreter import Tracer, install
+from ..dtypes import BOOL
 from ..errors import DtypeError, explain
 from .arithmetic import add, divide, multiply, negative, subtract
 from .comparison import (
@@ -46,8 +48,10 @@ def operand(x: Any) -> Any:
 
 def no_booleans(name: str, *xs: Any) -> None:
     """NumPy refuses these operations on booleans; a trace must not let them through."""
-    if all(getattr(x, "dtype", None) == np.bool_ or isinstance(x, bool) for x in xs):
-        raise DtypeError(explain(f"{name} of booleans is not defined.", remedy="Use np.logical_not (or ~), np.logical_xor (or ^)."))
+    for x in xs:
+        if aval_of(x).dtype is not BOOL:
+            return
+    raise DtypeError(explain(f"{name} of booleans is not defined.", remedy="Use np.logical_not (or ~), np.logical_xor (or ^)."))
 
 
 def binary(row: Callable) -> tuple[Callable, Callable]:
