@@ -66,7 +66,7 @@ def _identity(node: Node, made: dict) -> Atom | None:
         return None
     row, out = node.primitive, node.outs[0].aval
     unchanged = [isinstance(a, Var) and a.aval.shape == out.shape and a.aval.dtype == out.dtype for a in node.inputs]
-    if isinstance(row.lowering, Strided) and unchanged[0]:
+    if isinstance(row.lowering, Strided) and len(node.inputs) == 1 and unchanged[0]:     # with two inputs it waits for the second
         plain = (0, out.shape, row_major(out.shape))
         return node.inputs[0] if row.lowering.view(*plain, **node.params) == plain else None
     if row.traits.get("converts") and unchanged[0]:

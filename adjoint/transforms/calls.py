@@ -271,11 +271,12 @@ def inline(graph: Graph) -> Graph:
 # ------------------------------------------------------------------------------------------------ the row
 
 
-def call_row(name: str, run: Callable | None = None, *, saves: bool = False, doc: str = "", samples: Callable | None = None) -> Primitive:
+def call_row(name: str, run: Callable | None = None, *, saves: bool = False, wait: Callable | None = None, doc: str = "") -> Primitive:
     """A row that performs its param `graph`; every other param is static and handed on to the calls derived from it.
 
     run(graph, *arrays, **params) performs it at the ground level (default: node by node). saves: reverse mode keeps residuals of
-    the forward pass instead of recomputing them. Its derivatives and batches are the same row with a derived graph.
+    the forward pass instead of recomputing them. wait(primals, y_bars) -> primals that are not ready before y_bars are, so that a compiler
+    does not compute early, and keep, what is to be computed again. Its derivatives and batches are the same row with a derived graph.
     """
     run = run or perform
 
@@ -291,6 +292,8 @@ def call_row(name: str, run: Callable | None = None, *, saves: bool = False, doc
     def vjp(primals: tuple, ys: tuple, y_bars: tuple, active: tuple, *, graph: Graph, residuals: tuple | None = None,
             **params: Any) -> list:
         mask, bars = tuple(map(bool, active)), pick(y_bars, floating(graph.outputs))
+        if wait and bars:
+            primals = wait(primals, bars)
         derived = vjp_graph(graph, mask) if residuals is None else saving_graphs(graph, mask)[1]
         if not any(derived.flags):
             return [None] * len(primals)
@@ -310,6 +313,6 @@ def call_row(name: str, run: Callable | None = None, *, saves: bool = False, doc
     row = register(Primitive(
         name, "call", lambda *args, graph, **params: tuple(run(graph, *args, **params)),
         lambda *avals, graph, **params: tuple(a.aval.strong() for a in graph.outputs), jvp, vjp, batch,
-        samples=samples or (lambda rng: []), multiple=True, doc=doc, augment=augment if saves else None,
+        samples=lambda rng: [], multiple=True, doc=doc, augment=augment if saves else None,
         traits={"transparent": True}))
     return row

@@ -89,3 +89,18 @@ def test_ints_are_part_of_the_program():
     h = ad.checkpoint(lambda u, axis: 5.0 * np.sum(u, axis=axis))
     for call in (f, g, h):
         np.testing.assert_allclose(ad.grad(lambda u, call: np.sum(call(u, 0)))(np.ones((2, 3)), call), 5.0 * np.ones((2, 3)))
+
+
+def test_checkpointing_saves_memory_in_native_code(rng):
+    w, x = rng.standard_normal((16, 16)) / 4, rng.standard_normal((32, 16))
+
+    def block(x):
+        for _ in range(6):
+            x = np.tanh(x @ w)
+        return x
+
+    def network(block):
+        return lambda x: np.sum(block(block(block(block(x)))) ** 2)
+    plain, checkpointed = ad.compile(ad.grad(network(block))), ad.compile(ad.grad(network(ad.checkpoint(block))))
+    np.testing.assert_array_equal(checkpointed(x), plain(x))
+    assert checkpointed.memory()["arena"] < plain.memory()["arena"] / 2
