@@ -147,9 +147,31 @@ def _in_range(i: Any, n: int, axis: int) -> Any:
     return np.where(i < 0, i + n, i) if low < 0 else i
 
 
+def _parse_basic(shape: tuple, index: Any) -> Selection | None:
+    """The Selection of integers and slices alone, the most frequent index by far; None if there is anything else."""
+    items = index if type(index) is tuple else (index,)
+    if len(items) > len(shape):
+        return None
+    bounds, middle = [], []
+    for axis, (item, n) in enumerate(zip(items, shape, strict=False)):
+        if type(item) is int:
+            i = _in_range(item, n, axis)
+            bounds.append((i, i + 1, 1))
+        elif type(item) is slice:
+            bounds.append(_slice_bounds(item, n))
+            middle.append(len(range(*bounds[-1])))
+        else:
+            return None
+    rest = shape[len(items):]
+    return Selection((*bounds, *[(0, n, 1) for n in rest]), (*middle, *rest), (), (), 0, True, True)
+
+
 def parse(x: Any, index: Any) -> Selection:
     """The Selection that an index means for x."""
     shape = aval_of(x).shape
+    simple = _parse_basic(shape, index)
+    if simple is not None:
+        return simple
     masks = [item for item in (index if isinstance(index, tuple) else (index,)) if _mask_rank(item)]
     items = _listed(index, len(shape) - sum(map(_mask_rank, masks)))
     items = _expand_masks(items, shape)
@@ -235,6 +257,10 @@ def getitem(x: Tracer, index: Any) -> Any:
 
 def put(x: Any, s: Selection, value: Any, adding: bool = False) -> Any:
     """x with the elements of a Selection replaced by `value` (of the selection's shape), or increased by it."""
+    if adding and not s.axes:
+        count = aval_of(x).ndim - len(s.middle)
+        if count > 0 and s.middle == aval_of(x).shape[count:] and all(b[1] == b[0] + 1 for b in s.bounds[:count]):
+            return TABLE["scatter_add"](x, value, *[np.asarray(b[0]) for b in s.bounds[:count]])
     y = value
     if s.axes:
         y = (scatter_add if adding else scatter)(_sliced(x, s), s.axes, s.indices, s.place, value)

@@ -132,6 +132,16 @@ def test_increase_is_one_scatter_add() -> None:
     assert text.count("= scatter_add(") == 3
     assert text.count("= scatter(") == 0
 
+    def by_number(x: Any) -> Any:
+        y = np.zeros_like(x)
+        y[1] += x[0]
+        y[2, 3] -= x[0, 1]
+        y[-1, -1] += 2.0
+        return y
+    text = traced_on((3, 4), by_number)
+    assert text.count("= scatter_add(") == 2
+    check_grads(by_number, TABLE)
+
 
 def test_repeated_places_are_increased_once_and_the_last_assignment_wins() -> None:
     places = np.array([1, 1, 2])
