@@ -72,7 +72,7 @@ def splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
     """A vector whose lanes all hold `scalar`."""
     undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), None))
 
 
 def lanes_below(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
@@ -90,7 +90,7 @@ def masked_load(builder: ir.IRBuilder, pointer: ir.Value, mask: ir.Value, vector
     """Lanes of `mask` read from memory, the others zero and not touched."""
     name = f"llvm.masked.load.v{vector.count}{vector.element.intrinsic_name}.p0"
     function = declared(builder.module, name, ir.FunctionType(vector, [PTR, mask.type, vector]))
-    return builder.call(function, [pointer, mask, ir.Constant(vector, [0.0] * vector.count)])
+    return builder.call(function, [pointer, mask, ir.Constant(vector, None)])
 
 
 def fused_multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:

@@ -97,7 +97,7 @@ class _Emission:
         spilled = [self._load(builder, self.c_rows[r], v) for r, v in self.places]
         builder.branch(ready)
         builder.position_at_end(ready)
-        zero = ir.Constant(self.vector, [0.0] * self.lanes)
+        zero = ir.Constant(self.vector, None)
         start = [_phi(builder, (zero, entry), (value, again)) for value in spilled]
         builder.cbranch(builder.icmp_signed("<", i64(0), k), group, finish)
         builder.position_at_end(group)
