@@ -23,7 +23,10 @@ DECISION = PHASE + 8        # what the barrier answers
 DEADLINE = 4 * LINE         # clock tick at which the owner next looks for signals
 OWNER = DEADLINE + 8        # identity of the calling thread: only it may touch Python
 BORN = DEADLINE + 16        # GENERATION at the start of the call: another one now means that this is a child after fork
-CONTROL_BYTES = 5 * LINE
+TRIAL = 5 * LINE            # calls so far that could use threads (see choice.py)
+ALONE_TICKS = TRIAL + 8     # what one takes on one thread, and on all
+TOGETHER_TICKS = TRIAL + 16
+CONTROL_BYTES = 6 * LINE
 
 UNTIL_NEVER = 2**63 - 1
 CANCELLED = -1

@@ -20,6 +20,7 @@ from . import cache as cache_files
 from . import control as at
 from .assembler import I1, I32, I64, NULL, ONE, PTR, VOID, Routine
 from .capi import Layout, layout
+from .choice import emit_choose, emit_learn
 from .entry_native import emit_entry
 from .jit import Code, load
 from .target import host_target
@@ -214,7 +215,10 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
     c.put(control, at.BORN, c.get(state, at.GENERATION))
     threads, status = c.variable(I64, 1), c.variable(I64)
     with c.when(c.test(">", wanted, 1)):
-        c.body.store(c.call("adjoint_prepare", I64, wanted), threads)
+        able = c.call("adjoint_prepare", I64, wanted)
+        c.body.store(able, threads)
+        with c.when(c.test(">", able, 1)):
+            c.body.store(c.call("adjoint_choose", I64, control, able), threads)
     saved = c.variable(PTR, NULL)
     with c.when(c.test("!=", release)):
         soon = c.body.add(machine.ticks(c), c.get(state, at.POLL_TICKS))
@@ -223,7 +227,7 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
         c.body.store(c.call("PyEval_SaveThread", PTR), saved)
     before = machine.set_mode(c)
     count, pool = c.body.load(threads, typ=I64), c.get(state, at.POOL, PTR)
-    taken = c.variable(I64, 1)
+    taken, begin = c.variable(I64, 1), machine.ticks(c)
     with c.when(c.test(">", count, 1)):
         c.body.store(c.exchange(pool, at.POOL_BUSY, 1), taken)
     with c.body.if_else(c.test("==", c.body.load(taken, typ=I64))) as (together, alone):
@@ -231,6 +235,8 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
             c.body.store(_run_together(c, machine, pool, (program, buffers, count, control)), status)
         with alone:
             c.body.store(c.call_at(program, I64, buffers, 0, 1, control), status)
+    with c.when(c.test(">", wanted, 1)):
+        c.call("adjoint_learn", VOID, control, count, c.body.sub(machine.ticks(c), begin))
     machine.restore_mode(c, before)
     with c.when(c.test("!=", release)):
         c.call("PyEval_RestoreThread", VOID, c.body.load(saved, typ=PTR))
@@ -324,6 +330,8 @@ def emit_module(triple: str, layout: Layout | None) -> ir.Module:
     emit_poll(module, machine)
     emit_barrier(module, machine)
     emit_worker(module, machine)
+    emit_choose(module)
+    emit_learn(module)
     emit_prepare(module)
     emit_wake(module)
     emit_run(module, machine)
