@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.aval import Aval, aval_of
-from ..core.interpreter import Interpreter, Tracer, current, interpreting
+from ..core.interpreter import Interpreter, Tracer, current, enter, interpreting, leave
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
 from ..errors import ShapeError, explain
@@ -26,16 +26,16 @@ class Batch(Interpreter):
         return x.payload[0] if x.payload[1] is None else super().underlying(x)
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
-        held = [self.holds(a) for a in args]
-        values = tuple(a.payload[0] if mine else freeze(a) for a, mine in zip(args, held, strict=True))
-        with interpreting(self.outer):
-            if not any(held):
-                y = bind(primitive, *values, **params)
-                return self._wrap(primitive, y, None)
-            axes = tuple(a.payload[1] if mine else None for a, mine in zip(args, held, strict=True))
-            if all(a is None for a in axes):
-                return self._wrap(primitive, bind(primitive, *values, **params), None)
-            y, axis = primitive.batch(values, axes, **params)
+        pairs = [a.payload if self.holds(a) else (freeze(a), None) for a in args]
+        values, axes = tuple([v for v, _ in pairs]), tuple([axis for _, axis in pairs])
+        token = enter(self.outer)
+        try:
+            if all([axis is None for axis in axes]):
+                y, axis = self.outer.interpret(primitive, values, params), None
+            else:
+                y, axis = primitive.batch(values, axes, **params)
+        finally:
+            leave(token)
         return self._wrap(primitive, y, axis)
 
     def _wrap(self, primitive: Any, y: Any, axis: Any) -> Any:

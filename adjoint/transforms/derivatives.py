@@ -127,7 +127,7 @@ def _cut(block: Any, avals: list[Aval], floats: list[bool], lead: tuple, axis: i
         aval = next(rest)
         bounds = (*((0, n, 1) for n in lead[:axis]), (at, at + aval.size, 1))
         part = bind(TABLE["slice"], block, bounds=bounds)
-        found.append(bind(TABLE["reshape"], part, shape=(*lead, *aval.shape)))
+        found.append(_scalar(bind(TABLE["reshape"], part, shape=(*lead, *aval.shape))))
         at += aval.size
     return found
 
@@ -161,7 +161,12 @@ def flatten_with_none(trees: tuple, floats: list[bool]) -> list:
 def _rows(pulled: Any, at: int, aval: Aval) -> Any:
     shape = aval_of(pulled).shape[1:]
     part = bind(TABLE["slice"], pulled, bounds=((at, at + aval.size, 1), *((0, n, 1) for n in shape)))
-    return bind(TABLE["reshape"], part, shape=(*aval.shape, *shape))
+    return _scalar(bind(TABLE["reshape"], part, shape=(*aval.shape, *shape)))
+
+
+def _scalar(x: Any) -> Any:
+    """NumPy's scalar in place of an array without axes."""
+    return x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x
 
 
 def hessian(function: Callable, argnums: int = 0) -> Callable:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import Aval, aval_of
-from ..core.interpreter import Interpreter, Tracer, current, interpreting
+from ..core.interpreter import Interpreter, Tracer, current, enter, interpreting, leave
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
 from ..errors import ShapeError, TreeError, explain
@@ -31,19 +31,21 @@ class Forward(Interpreter):
         return x.payload[1] is not None
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
-        held = [self.holds(a) for a in args]
-        xs = tuple(a.payload[0] if mine else freeze(a) for a, mine in zip(args, held, strict=True))
-        dots = tuple(a.payload[1] if mine else None for a, mine in zip(args, held, strict=True))
-        with interpreting(self.outer):
-            y = bind(primitive, *xs, **params)
+        pairs = [a.payload if self.holds(a) else (freeze(a), None) for a in args]
+        xs, dots = tuple([x for x, _ in pairs]), tuple([t for _, t in pairs])
+        token = enter(self.outer)
+        try:
+            y = self.outer.interpret(primitive, xs, params)
             y_dot = self.push(primitive, xs, dots, y, params)
+        finally:
+            leave(token)
         if primitive.multiple:
             y_dot = y_dot or (None,) * len(y)
             return tuple(Tracer(self, (v, t), aval_of(v)) for v, t in zip(y, y_dot, strict=True))
         return Tracer(self, (y, y_dot), aval_of(y))
 
     def push(self, primitive: Any, xs: tuple, dots: tuple, y: Any, params: dict) -> Any:
-        return None if all(t is None for t in dots) else primitive.jvp(xs, dots, y, **params)
+        return None if all([t is None for t in dots]) else primitive.jvp(xs, dots, y, **params)
 
 
 def jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
