@@ -47,16 +47,16 @@ class Program:
             self.graph: Graph = trace_graph(flat, [aval_of(x) for x in leaves])
         self.donation = Donation(args, donate, self.graph, found[0]) if donate else None
         self.native: Native = make_native(self.graph, self.donation.pairs if self.donation else {})
-        self.special, self.readable = self._specialize(args, kwargs, leaves, found[0])
+        self.structures = [flatten(part)[1] for part in parts_of(args, kwargs)]
+        self.special, self.readable = self._specialize(leaves, found[0])
         self.entry = Entry(_foreign)
         self.entry.add(self.special)
 
-    def _specialize(self, args: tuple, kwargs: dict, leaves: list, result: Structure) -> tuple[Specialization, bool]:
+    def _specialize(self, leaves: list, result: Structure) -> tuple[Specialization, bool]:
         """The record of the call: argument trees (or flat leaves, where a tree runs code of its own), result tree."""
         at = buffer_numbers(self.native, "input")
         records = iter([leaf_record(x, at[i]) for i, x in enumerate(leaves)])
-        trees = [tree_of(structure, [next(records) for _ in range(structure.leaf_count)])
-                 for structure in (flatten(part)[1] for part in parts_of(args, kwargs))]
+        trees = [tree_of(structure, [next(records) for _ in range(structure.leaf_count)]) for structure in self.structures]
         donation = self.donation
         results = donation.result_records(self.native) if donation else results_of(result, fresh_records(self.native, self.graph))
         if donation:
@@ -71,15 +71,13 @@ class Program:
         if self.donation:
             args = self.donation.own(self, args)
         donated = self.donation.donate if self.donation else ()
-        parts = [part if n in donated else self._tidy(part) for n, part in enumerate(parts_of(args, kwargs))]
-        if not self.readable:
-            parts = [x for n, part in enumerate(parts) for x in ([part] if n in donated else flatten(part)[0])]
-        return self.entry.call(*parts)
+        parts = [[part] if n in donated else self._tidy(n, part) for n, part in enumerate(parts_of(args, kwargs))]
+        return self.entry.call(*[x for part in parts for x in part])
 
-    def _tidy(self, part: Any) -> Any:
-        leaves, structure = flatten(part)
-        tidy = [native_form(x, self.donation.blocks if self.donation else ()) for x in leaves]
-        return part if all(a is b for a, b in zip(leaves, tidy, strict=True)) else unflatten(structure, tidy)
+    def _tidy(self, n: int, part: Any) -> list:
+        """Part n as the entry knows it: exact containers, and the program's own static objects instead of equal ones."""
+        leaves = [native_form(x, self.donation.blocks if self.donation else ()) for x in flatten(part)[0]]
+        return [_plain(unflatten(self.structures[n], leaves))] if self.readable else leaves
 
 
 def parts_of(args: tuple, kwargs: dict) -> list:
@@ -138,9 +136,7 @@ class Compiled:
             return self._inside(marked_args, marked_kwargs)
         key = structure, tuple(map(aval_of, leaves))
         program = self._programs.get(key) or self._make(key, marked_args, marked_kwargs)
-        if self._static:
-            args, kwargs = tuple(map(_plain, marked_args)), {k: _plain(v) for k, v in marked_kwargs.items()}
-        return program.call(args, kwargs)
+        return program.call(marked_args, marked_kwargs)
 
     def _make(self, key: tuple, args: tuple, kwargs: dict) -> Program:
         """Trace and compile once per structure, shapes and dtypes, whichever thread comes first."""
