@@ -103,7 +103,8 @@ def logistic_row() -> Row:
         def call() -> np.ndarray:
             return -(x.T @ (y / (1.0 + np.exp(y * (x @ w))))) / len(y)
         return call, call
-    return Row("logistic regression gradient, 569 x 30, float64", {"adjoint": ours, "jax": jax_, "torch": torch_, "numpy (by hand)": numpy_},
+    contestants = {"adjoint": ours, "jax": jax_, "torch": torch_, "numpy (by hand)": numpy_}
+    return Row("logistic regression gradient, 569 x 30, float64", contestants,
                lambda: -(x.T @ (y / (1.0 + np.exp(y * (x @ w))))) / len(y), ratio=3.0, repeat=100)
 
 
@@ -180,7 +181,8 @@ def adjoint_adam(problem: Problem) -> tuple:
     for i, (n_in, n_out) in enumerate(zip(problem.sizes, problem.sizes[1:], strict=False)):
         layers += [nn.relu] if i else []
         layers.append(nn.Linear(n_in, n_out, rng=np.random.default_rng(0)))
-    model = nn.load_parameters(nn.Sequential(*layers), dict(zip(nn.named_parameters(nn.Sequential(*layers)), problem.parameters, strict=True)))
+    model = nn.Sequential(*layers)
+    model = nn.load_parameters(model, dict(zip(nn.named_parameters(model), problem.parameters, strict=True)))
     adam = optim.adam(RATE, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
 
     def loss_of(model: Any, x: Any, y: Any) -> Any:
