@@ -31,12 +31,14 @@ EmitEpilogue = Callable[
     [ir.IRBuilder, Contraction, ir.Value, ir.Value, ir.Value, ir.Value, ir.Value, ir.Value | None], None
 ]
 
+COST_OF_CYCLE = 4.0      # scalar operations that a kernel does in one cycle
+
 STEP_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR, PTR])
 
 
 @dataclass(frozen=True)
 class Step:
-    """A function over [0, extent); any split gives the same bits. `cost` counts scalar operations, to choose threads."""
+    """A function over [0, extent); any split gives the same bits. cost: of as many scalar operations, to choose threads."""
 
     function: ir.Function
     extent: int
@@ -64,14 +66,14 @@ def lower_contraction(
     plan = plan_contraction(contraction, target)
     steps = []
     if plan.pack_extent:
-        steps.append(Step(_emit_pack_step(module, plan), plan.pack_extent, 4.0 * plan.scratch_bytes / plan.size))
+        steps.append(Step(_emit_pack_step(module, plan), plan.pack_extent, COST_OF_CYCLE * plan.pack_cycles))
     epilogue = None
     if plan.turns_back:
         epilogue = _emit_turning_epilogue(module, plan, emit_epilogue)
     elif plan.uses_buffer:
         epilogue = _emit_epilogue_function(module, plan, emit_epilogue)
     compute = _emit_compute_step(module, plan, epilogue, emit_poll)
-    return (*steps, Step(compute, plan.tiles, estimated_flops(contraction)))
+    return (*steps, Step(compute, plan.tiles, COST_OF_CYCLE * plan.compute_cycles))
 
 
 def _step_function(module: ir.Module, name: str, target: Target) -> tuple[ir.Function, ir.IRBuilder]:

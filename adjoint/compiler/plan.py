@@ -160,6 +160,30 @@ class Plan:
         rows = self.chunk_rows if self.buffers_chunks else max(self.wide.rows, self.narrow.rows)
         return rows * max(self.wide_width, self.lanes) * self.size + self.target.vector_bytes
 
+    @property
+    def compute_cycles(self) -> float:
+        """A rough count, fitted to measurements, for comparing orientations and choosing threads.
+
+        A call costs 60 cycles; a step of k takes four even with little to do; narrow tiles reach 60 % of two fma a cycle.
+        """
+        c = self.contraction
+        cycles = 0.0
+        for tile, panels, rate in ((self.wide, self.wide_panels, 0.5), (self.narrow, self.narrow_panels, 0.85)):
+            step = max(4.0, tile.rows * tile.vectors * rate)
+            cycles += ceil_divide(c.m, tile.rows) * panels * (60.0 + c.k * step)
+        per_element = 1.0 if self.turns_back else 3.0 * _scatters(c) + 2.0 / self.lanes
+        return c.batch * (cycles + c.m * c.n * per_element)
+
+    @property
+    def pack_cycles(self) -> float:
+        """The same for packing, by bytes: copied, turned or gathered, slower beyond the second cache."""
+        (_, k_stride, n_stride), total = self.contraction.b.strides, 0.0
+        b_rate = 0.1 if n_stride == 1 else 0.15 if k_stride == 1 else 0.6
+        for bytes_, rate in ((self.b_bytes * self.b_batches * self.packs_b, b_rate),
+                             (self.a_bytes * self.a_batches * self.packs_a, 0.1)):
+            total += bytes_ * rate * (2.0 if bytes_ > SECOND_CACHE else 1.0)
+        return total
+
     def shape_record(self) -> dict[str, int]:
         """The fields of product.SHAPE."""
         c, direct = self.contraction, self.direct or Operand(0, 0, (0, 0, 0))
@@ -232,7 +256,7 @@ class Plan:
 def plan_contraction(contraction: Contraction, target: Target) -> Plan:
     """The cheaper of the two orientations, cut into tiles."""
     plain, other = (_turned_back(_cut(each, target)) for each in (contraction, transposed(contraction)))
-    return other if _cycles(other) < _cycles(plain) else plain
+    return min(plain, other, key=lambda plan: plan.compute_cycles + plan.pack_cycles)
 
 
 def transposed(contraction: Contraction) -> Contraction:
@@ -299,25 +323,6 @@ def _direct(c: Contraction) -> Operand | None:
         return None
     b, m, n = (strides.get(variable, 0) for variable in c.variables)
     return Operand(store.buffer, store.index.offset, (b, m, n)) if n == 1 else None
-
-
-def _cycles(plan: Plan) -> float:
-    """A rough count for comparing orientations, fitted to measurements: calls, fma, packing, stores.
-
-    A call costs 60 cycles; a step of k takes four even with little to do, and narrow tiles reach 60 % of two fma a cycle.
-    """
-    c = plan.contraction
-    cycles = 0.0
-    for tile, panels, rate in ((plan.wide, plan.wide_panels, 0.5), (plan.narrow, plan.narrow_panels, 0.85)):
-        step = max(4.0, tile.rows * tile.vectors * rate)
-        cycles += ceil_divide(c.m, tile.rows) * panels * (60.0 + c.k * step)
-    if plan.packs_b:
-        _, k_stride, n_stride = c.b.strides
-        bytes_ = c.n * c.k * plan.size
-        beyond_cache = 2.0 if bytes_ > SECOND_CACHE else 1.0
-        cycles += beyond_cache * bytes_ * (0.1 if n_stride == 1 else 0.15 if k_stride == 1 else 0.6)
-    per_element = 1.0 if plan.turns_back else 3.0 * _scatters(c) + 2.0 / plan.lanes
-    return cycles + c.m * c.n * per_element
 
 
 def _scatters(c: Contraction) -> int:
