@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import aval_of
+from ..core.effects import watching_randomness
 from ..core.graph import Graph
 from ..core.interpreter import EVALUATION, Tracer, current, interpreting
 from ..core.primitive import bind
 from ..core.trace import trace_graph
 from ..errors import ConfigError, explain
-from ..numpy.effects import watching_randomness
 from ..transforms.calls import call_row, close
 from ..tree import Structure, flatten, unflatten
 from .donation import Donation

@@ -20,14 +20,16 @@ _SKIPPED = (types.ModuleType, type, str, bytes, int, float, complex, type(None))
 _FRESH = 624                # position of NumPy's global generator before its first draw
 
 
-class no_random_draws:
+class watching_randomness:
     """Raise EffectError if a generator in the arguments, closure or globals of `function`, or a global one, advances in this block.
 
     Cost: some hundred microseconds, growing with the objects that the function reaches: for entry points that trace.
     """
 
-    def __init__(self, function: Callable, *args: Any):
-        self.sources = [(name, state(), state, restore) for name, state, restore in (*_global_sources(), *_reachable(function, args))]
+    def __init__(self, function: Callable, args: tuple = (), kwargs: dict | None = None):
+        arguments = (*args, *(kwargs or {}).values())
+        self.sources = [(name, state(), state, restore) for name, state, restore in (*_global_sources(), *_reachable(function, arguments))]
+        self.name = getattr(function, "__name__", type(function).__name__)
         self.unloaded = "numpy.random" not in sys.modules
 
     def __enter__(self) -> None:
@@ -40,7 +42,7 @@ class no_random_draws:
         names = [name for name, _, _ in changed] + (["np.random"] if self.unloaded and _numpy_global_drew() else [])
         if names and error is None:
             raise EffectError(explain(
-                f"random numbers were drawn from {', '.join(names)} while the function was traced: every call would repeat them.",
+                f"{self.name} drew random numbers from {', '.join(names)} while it was traced: every call would repeat them.",
                 remedy="Draw them outside and pass them as an argument."))
 
 

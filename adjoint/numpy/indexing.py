@@ -141,7 +141,8 @@ def _in_range(i: Any, n: int, axis: int) -> Any:
     """A concrete index counted from the front, or the error NumPy raises."""
     low, high = (i, i) if isinstance(i, int) else (int(i.min()), int(i.max())) if i.size else (0, -1)
     if low < -n or high >= n:
-        raise IndexRangeError(explain(f"index {low if low < -n else high} is out of bounds for axis {axis} with size {n}."))
+        raise IndexRangeError(explain(f"index {low if low < -n else high} is out of bounds for axis {axis} with size {n}.",
+                                      remedy=f"Indices go from {-n} to {n - 1}." if n else "The axis is empty."))
     if isinstance(i, int):
         return i + n if i < 0 else i
     return np.where(i < 0, i + n, i) if low < 0 else i

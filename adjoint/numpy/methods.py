@@ -109,7 +109,7 @@ def missing(x: Tracer, name: str) -> Any:
 
 
 _MISSING = {"flat": "Use x.ravel(), whose writes reach x, or x.reshape(-1).", "resize": "Use x.reshape(...) or np.pad.",
-            "sort": "Use x = np.sort(x).", "partition": "Use x = np.sort(x).", "put": "Write x[i] = v.",
+            "partition": "Use x = np.sort(x).", "argpartition": "Use np.argsort(x).", "byteswap": "A traced value has no memory.",
             "strides": "A traced value has no memory.", "ctypes": "A traced value has no memory.", "data": "A traced value has no memory."}
 
 install(__bool__=to_bool, __float__=to_float, __complex__=to_complex, __int__=to_int, __index__=to_index, __array__=to_array,
@@ -167,6 +167,11 @@ def fill(x: Tracer, value: Any) -> None:
     write(x, value)
 
 
+def sort(x: Tracer, axis: int = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> None:
+    """Sort in place."""
+    write(x, np.sort(x, axis=axis))
+
+
 def view(x: Tracer, dtype: Any = None, type: Any = None) -> Any:
     if dtype is not None and np.dtype(dtype) != x.aval.dtype:
         raise refuse("x.view(dtype), which reads the bytes as another dtype,", "Convert the numbers: x.astype(dtype).")
@@ -196,8 +201,9 @@ def _set_imaginary(x: Tracer, value: Any) -> None:
     raise refuse("a write to .imag", "Everything here is real.")
 
 
-install(reshape=reshape, transpose=transpose, astype=astype, copy=copy, flatten=flatten, fill=fill, view=view, item=item, tolist=tolist,
-        conj=lambda x: elementwise.positive(x), conjugate=lambda x: elementwise.positive(x), __array_namespace__=array_namespace,
+install(reshape=reshape, transpose=transpose, astype=astype, copy=copy, flatten=flatten, fill=fill, sort=sort, view=view, item=item,
+        tolist=tolist, put=lambda x, ind, v, mode="raise": np.put(x, ind, v, mode), conj=elementwise.positive,
+        conjugate=elementwise.positive, __array_namespace__=array_namespace,
         T=property(lambda x: shaping.transpose(x)), mT=property(lambda x: shaping.matrix_transpose(x)),
         real=property(view_cell, lambda x, value: write(x, value)), imag=property(lambda x: FUNCTIONS[np.zeros_like](x), _set_imaginary),
         itemsize=property(lambda x: x.aval.dtype.itemsize), nbytes=property(lambda x: x.aval.dtype.itemsize * x.aval.size),

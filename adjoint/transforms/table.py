@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import Aval, aval_of
+from ..core.effects import watching_randomness
 from ..core.graph import Atom, Graph, Literal, Node, Var
 from ..core.interpreter import EVALUATION, interpreting
 from ..core.primitive import bind
@@ -69,7 +70,8 @@ def trace(function: Callable) -> Callable[..., Trace]:
     """
     @functools.wraps(function)
     def traced(*args: Any) -> Trace:
-        closed = close(function, *args)
+        with watching_randomness(function, args):
+            closed = close(function, *args)
         return Trace(closed.graph, closed.leaves, closed.structure, _argument_names(function, args))
     return traced
 

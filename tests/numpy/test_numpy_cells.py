@@ -244,6 +244,30 @@ def test_out_of_a_cell() -> None:
     check_grads(f, np.array([[0.2, 0.9], [1.0, -0.4]]))
 
 
+def test_methods_that_write() -> None:
+    def f(x: Any) -> Any:
+        y = x.copy()
+        y.sort(axis=0)
+        y.put([0, 5], [x[0, 0], 7.0])
+        np.put(y, [1], 3.0)
+        np.copyto(y[1:], x[:1], where=x[:1] > 0)
+        np.putmask(y, y > 6.0, x)
+        np.fill_diagonal(y, x[0, 1])
+        y[..., 0].fill(0.5)
+        return y
+    x = np.array([[3.0, 1.0], [-2.0, 4.0], [0.3, 0.7]])
+    np.testing.assert_array_equal(ad.vjp(f, x)[0], f(x))
+    np.testing.assert_array_equal(ad.vmap(f)(x[None])[0], f(x))
+    check_grads(f, x)
+
+
+def test_array_namespace() -> None:
+    def f(x: Any) -> Any:
+        xp = x.__array_namespace__()
+        return xp.sum(xp.stack([x, xp.ones(2)]) * xp.asarray(2.0))
+    np.testing.assert_array_equal(ad.grad(f)(np.ones(2)), [2.0, 2.0])
+
+
 def test_writes_under_every_interpreter() -> None:
     def f(x: Any) -> Any:
         y = np.zeros_like(x)

@@ -11,7 +11,7 @@ import pytest
 
 import adjoint as ad
 from adjoint.core.aval import Aval
-from adjoint.core.effects import no_random_draws
+from adjoint.core.effects import watching_randomness
 from adjoint.core.trace import trace_graph
 from adjoint.errors import DtypeError, EffectError, MutationError, TracerError
 
@@ -85,7 +85,6 @@ FORMS = [
     ("v.flat", lambda v: v.flat, AttributeError, "ravel"),
     ("v.strides", lambda v: v.strides, AttributeError, "memory"),
     ("v.tobytes()", lambda v: v.tobytes(), AttributeError, "array operation"),
-    ("v.sort()", lambda v: v.sort(), AttributeError, r"np\.sort"),
     ("v.resize(4)", lambda v: v.resize(4), AttributeError, "reshape"),
     ("v.view(int)", lambda v: v.view(int), TracerError, "astype"),
     ("v + 1j", lambda v: v + 1j, TypeError, "complex"),
@@ -195,12 +194,12 @@ def test_random_numbers_in_a_trace_are_an_error() -> None:
                (lambda x, rng=local: x + rng.uniform(), "default"), (lambda x: [noisy(k) for k in range(2)], "noisy")]
     for function, name in sources:
         before = rng.bit_generator.state, local.bit_generator.state, noisy.rng.bit_generator.state
-        with pytest.raises(EffectError, match=name), no_random_draws(function):
+        with pytest.raises(EffectError, match=name), watching_randomness(function):
             function(1.0)
         assert before == (rng.bit_generator.state, local.bit_generator.state, noisy.rng.bit_generator.state)
-    with no_random_draws(through_globals, 1.0):
+    with watching_randomness(through_globals, (1.0,)):
         pass
-    with pytest.raises(EffectError, match="argument 0"), no_random_draws(lambda x: x, {"rng": local}):
+    with pytest.raises(EffectError, match="argument 0"), watching_randomness(lambda x: x, ({"rng": local},)):
         local.normal()
-    with pytest.raises(ZeroDivisionError), no_random_draws(through_globals):
+    with pytest.raises(ZeroDivisionError), watching_randomness(through_globals):
         through_globals(1 / 0)
