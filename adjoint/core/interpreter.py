@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import AliasError, EscapedTracerError, MutationError, TracerError, explain, user_location
-from .aval import Aval
+from ..errors import AdjointError, AliasError, EscapedTracerError, MutationError, TracerError, explain, user_location
+from .aval import Aval, aval_of
 
 
 class Interpreter:
@@ -55,7 +55,19 @@ class Evaluation(Interpreter):
         for x in args:
             if isinstance(x, Tracer):
                 raise escaped(x)
-        return primitive.body(*args, **params)
+        try:
+            return primitive.body(*args, **params)
+        except ValueError:
+            refuse(primitive, args, params)
+            raise
+
+
+def refuse(primitive: Any, args: Any, params: dict) -> None:
+    """Raise what the row's shape rule says of these arguments, if it refuses them: NumPy's own message names no line of the user's."""
+    try:
+        primitive.out_avals(*map(aval_of, args), **params)
+    except AdjointError as error:
+        raise error from None
 
 
 EVALUATION = Evaluation(None)

@@ -44,7 +44,8 @@ def _check_labels(logits: Any, labels: Any) -> None:
     if labels.dtype.kind not in "iu":
         raise DtypeError(explain(f"cross_entropy: labels are {labels.dtype}, expected integers.", remedy="Use labels.astype(np.int64)."))
     if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise IndexRangeError(explain(f"cross_entropy: labels go from {labels.min()} to {labels.max()}, classes from 0 to {classes - 1}."))
+        raise IndexRangeError(explain(f"cross_entropy: labels go from {labels.min()} to {labels.max()}, classes from 0 to {classes - 1}.",
+                                      remedy="Number the classes from 0, and check the size of the last layer."))
 
 
 def squared_error(prediction: Any, target: Any) -> Any:

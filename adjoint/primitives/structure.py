@@ -25,7 +25,8 @@ _sample, _samples = unary_samples, samples_of
 
 def _reshape_shape(x: Aval, *, shape: tuple) -> Aval:
     if int(np.prod(shape, dtype=np.int64)) != x.size:
-        raise ShapeError(explain(f"reshape: {x} has {x.size} elements, shape {tuple(shape)} has {int(np.prod(shape, dtype=np.int64))}."))
+        raise ShapeError(explain(f"reshape: {x} has {x.size} elements, shape {tuple(shape)} has {int(np.prod(shape, dtype=np.int64))}.",
+                                 remedy="The number of elements stays; one size may be -1 and is then computed."))
     return Aval(tuple(shape), x.dtype, x.weak)
 
 

@@ -73,7 +73,7 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
 
 def _check(data: Arrays, epochs: int, loss: Callable) -> None:
     if not (isinstance(epochs, int) and epochs >= 0):
-        raise ConfigError(explain(f"fit: epochs is {epochs!r}, expected a whole number."))
+        raise ConfigError(explain(f"fit: epochs is {epochs!r}, expected a whole number.", remedy="For instance epochs=10."))
     x = np.asarray(data[0])
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])

@@ -5,6 +5,7 @@ vmap : (a -> b) -> (n·a -> n·b). Invariant: equal to a loop over the batch, to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,7 @@ def vmap(function: Callable, in_axes: Any = 0, out_axes: int = 0) -> Callable:
     >>> vmap(lambda x, w: x @ w, in_axes=(0, None))(np.ones((5, 3)), np.ones((3, 2))).shape
     (5, 2)
     """
+    @functools.wraps(function)
     def batched(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         if len(axes) != len(args):
@@ -90,7 +92,8 @@ def _check_size(leaves: list, axis: int, size: int | None, argument: int) -> int
                                      remedy="Pass in_axes with None for arguments shared by all examples."))
         found = aval.shape[axis]
         if size is not None and found != size:
-            raise ShapeError(explain(f"vmap: batch sizes differ: argument {argument} has {found}, those before it {size}."))
+            raise ShapeError(explain(f"vmap: batch sizes differ: argument {argument} has {found}, those before it {size}.",
+                                     remedy="Batched axes must have one size; in_axes=None keeps an argument whole."))
         size = found
     return size
 

@@ -91,7 +91,8 @@ def tangent_leaves(tangents: Any, primals: Any, leaves: list) -> list:
             continue
         given = aval_of(t)
         if given.shape != expected.shape:
-            raise ShapeError(explain(f"jvp: a tangent is {given}, its primal is {expected}."))
+            raise ShapeError(explain(f"jvp: a tangent is {given}, its primal is {expected}.",
+                                     remedy="A tangent has the shape of its primal: np.ones_like(x)."))
         dots.append(bind(TABLE["convert"], t, dtype=expected.dtype) if given.dtype != expected.dtype or given.weak else t)
     return dots
 

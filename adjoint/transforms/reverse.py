@@ -6,13 +6,14 @@ their primal; id 0 marks values that no differentiated input reaches. May import
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..core.aval import Aval, aval_of
-from ..core.interpreter import EVALUATION, Interpreter, Tracer, current, enter, interpreting, leave
+from ..core.interpreter import EVALUATION, Interpreter, Tracer, current, enter, interpreting, leave, refuse
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
 from ..errors import MutationError, NotDifferentiableError, ShapeError, explain
@@ -65,7 +66,11 @@ class Tape(Interpreter):
             xs.append(a)
             parents.append(parent)
         if plain and self.outer is EVALUATION and not (reached and primitive.augment):
-            y = primitive.body(*xs, **params) if params else primitive.body(*xs)
+            try:
+                y = primitive.body(*xs, **params) if params else primitive.body(*xs)
+            except ValueError:
+                refuse(primitive, xs, params)
+                raise
         else:
             y, params = self._perform(primitive, xs, parents, params)
         if primitive.multiple:
@@ -223,12 +228,14 @@ def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable[[Any], tuple]]
 def _check_cotangents(y_bar: Any, outputs: list, structure: Structure) -> list:
     leaves, found = flatten(y_bar)
     if len(leaves) != len(outputs):
-        raise ShapeError(explain(f"pullback: the cotangent has structure {found}, the output has {structure}."))
+        raise ShapeError(explain(f"pullback: the cotangent has structure {found}, the output has {structure}.",
+                                remedy="Give one cotangent for each output, in the same tree."))
     checked = []
     for bar, y in zip(leaves, outputs, strict=True):
         expected, given = aval_of(y), aval_of(bar)
         if given.shape != expected.shape:
-            raise ShapeError(explain(f"pullback: a cotangent is {given}, the output is {expected}."))
+            raise ShapeError(explain(f"pullback: a cotangent is {given}, the output is {expected}.",
+                                    remedy="A cotangent has the shape and dtype of its output: np.ones_like(y)."))
         if given.dtype != expected.dtype or given.weak:
             bar = bind(TABLE["convert"], bar, dtype=expected.dtype)
         checked.append(bar)
@@ -248,6 +255,7 @@ def value_and_grad(function: Callable, argnums: int | tuple[int, ...] = 0, has_a
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
+    @functools.wraps(function)
     def value_and_gradient(*args: Any, **kwargs: Any) -> tuple:
         _check_argnums(numbers, args)
         aux: list = []
@@ -281,6 +289,7 @@ def grad(function: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool =
     """
     both = value_and_grad(function, argnums, has_aux)
 
+    @functools.wraps(function)
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, bars = both(*args, **kwargs)
         return (bars, value[1]) if has_aux else bars
