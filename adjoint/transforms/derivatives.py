@@ -6,6 +6,7 @@ May import: L0-L2, forward, reverse, batch, linearize. Read next: custom.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ def jacobian(function: Callable, argnums: int | tuple[int, ...] = 0, mode: Mode 
         raise ConfigError(explain(f"jacobian: mode is {mode!r}.", remedy='Choose "auto", "forward" or "reverse".'))
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
+    @functools.wraps(function)
     def jacobian_at(*args: Any, **kwargs: Any) -> Any:
         def partial(*xs: Any) -> Any:
             full = list(args)

@@ -24,8 +24,8 @@ from ..primitives.kinds import Contract, Strided
 from ..tree import Structure, paths, unflatten
 from .calls import close, inline
 
-_INFIX = {"add": "+", "subtract": "−", "multiply": "×", "scale": "×", "divide": "/", "power": "^"}
-_RANK = {"add": 1, "subtract": 1, "multiply": 2, "scale": 2, "divide": 2, "negative": 2, "power": 3}
+_INFIX = {"add": "+", "subtract": "−", "multiply": "×", "scale": "×", "couple": "×", "divide": "/", "power": "^"}
+_RANK = {"add": 1, "subtract": 1, "multiply": 2, "scale": 2, "couple": 2, "divide": 2, "negative": 2, "power": 3}
 _WORDS = {"log": "ln", "absolute": "abs", "logistic": "σ"}
 _WIDEST = 48            # characters of a formula; a longer one is written v̄_k ∂v_k/∂v_j
 
@@ -144,8 +144,8 @@ def _formula(node: Node, read: Callable[[Atom], tuple[str, int]]) -> tuple[str, 
         if name in ("multiply", "scale") and args[1][0].startswith("1 / "):
             return f"{_inside(args[0], rank)} / {args[1][0][4:]}", rank
         return f"{_inside(args[0], rank)} {_INFIX[name]} {_inside(args[1], rank + (name in ('subtract', 'divide')))}", rank
-    if name == "negative":
-        return f"−{_inside(args[0], 2)}", 2
+    if name in _NOTATION:
+        return _NOTATION[name](node, args[0])
     if isinstance(node.primitive.lowering, Contract):
         left, right, out = node.primitive.lowering.spec(*[a.aval for a in node.inputs], **node.params)
         return f"{_inside(args[0], 3)} · {_inside(args[1], 3)} [{left},{right}→{out}]", 2
@@ -154,6 +154,16 @@ def _formula(node: Node, read: Callable[[Atom], tuple[str, int]]) -> tuple[str, 
     if len(args) == 1 and not params and node.primitive.kind == "elementwise":
         return f"{word} {_inside(args[0], 4)}", 3
     return f"{word}({', '.join([text for text, _ in args] + params)})", 4
+
+
+_NOTATION: dict[str, Callable[[Node, tuple[str, int]], tuple[str, int]]] = {
+    "negative": lambda node, x: (f"−{_inside(x, 2)}", 2),
+    "integer_power": lambda node, x: (f"{_inside(x, 4)}^{node.params['n']}", 3),
+    "convert": lambda node, x: (f"{node.params['dtype'].name}({x[0]})", 4),
+    "permute": lambda node, x: (f"{_inside(x, 4)}ᵀ" if node.params["axes"] == (1, 0) else f"permute({x[0]}, {node.params['axes']})", 4),
+    "reshape": lambda node, x: (f"{x[0]} as {list(node.params['shape'])}", 1),
+    "broadcast": lambda node, x: (f"{x[0]} to {list(node.params['shape'])}", 1),
+}
 
 
 def _inside(operand: tuple[str, int], rank: int) -> str:

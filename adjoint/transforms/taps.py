@@ -6,6 +6,7 @@ May import: L0-L2, calls. Read next: linearize.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,7 @@ def collect_taps(function: Callable) -> Callable:
     >>> collect_taps(lambda x: tap("square", x * x) + 1.0)(np.float64(3.0))
     (np.float64(10.0), {'square': np.float64(9.0)})
     """
+    @functools.wraps(function)
     def collecting(*args: Any, **kwargs: Any) -> tuple:
         leaves, structure = flatten(args)
         found: list = []
