@@ -201,10 +201,7 @@ def _idle(c: Routine, machine: Machine, line: ir.Value, done: ir.Value, patience
 
 
 def emit_run(module: ir.Module, machine: Machine) -> None:
-    """i64 adjoint_run(program, buffers, control, threads, release):
-
-    One call of a program, alone or by the pool; GIL held.
-    """
+    """i64 adjoint_run(program, buffers, control, threads, release): one call of a program; the GIL is held before and after."""
     c = Routine(module, "adjoint_run", I64, PTR, PTR, PTR, I64, I64)
     program, buffers, control, wanted, release = c.args
     state = c.external("adjoint_state")
@@ -213,7 +210,7 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
     owner = c.call("PyThread_get_thread_ident", I64)
     c.put(control, at.OWNER, owner)
     c.put(control, at.BORN, c.get(state, at.GENERATION))
-    threads, status = c.variable(I64, 1), c.variable(I64)
+    threads = c.variable(I64, 1)
     with c.when(c.test(">", wanted, 1)):
         able = c.call("adjoint_prepare", I64, wanted)
         c.body.store(able, threads)
@@ -226,22 +223,33 @@ def emit_run(module: ir.Module, machine: Machine) -> None:
         c.put(control, at.DEADLINE, c.body.select(reached, soon, c.value(at.UNTIL_NEVER)))
         c.body.store(c.call("PyEval_SaveThread", PTR), saved)
     before = machine.set_mode(c)
-    count, pool = c.body.load(threads, typ=I64), c.get(state, at.POOL, PTR)
-    taken, begin = c.variable(I64, 1), machine.ticks(c)
-    with c.when(c.test(">", count, 1)):
-        c.body.store(c.exchange(pool, at.POOL_BUSY, 1), taken)
-    with c.body.if_else(c.test("==", c.body.load(taken, typ=I64))) as (together, alone):
-        with together:
-            c.body.store(_run_together(c, machine, pool, (program, buffers, count, control)), status)
-        with alone:
-            c.body.store(c.call_at(program, I64, buffers, 0, 1, control), status)
-    with c.when(c.test(">", wanted, 1)):
-        c.call("adjoint_learn", VOID, control, count, c.body.sub(machine.ticks(c), begin))
+    status = _perform(c, machine, (program, buffers, c.body.load(threads, typ=I64), control), wanted)
     machine.restore_mode(c, before)
     with c.when(c.test("!=", release)):
         c.call("PyEval_RestoreThread", VOID, c.body.load(saved, typ=PTR))
     cancelled = c.test("!=", c.get(control, at.CANCEL))     # whatever the program says: an exception is set
-    c.give(c.body.select(cancelled, c.value(at.CANCELLED), c.body.load(status, typ=I64)))
+    c.give(c.body.select(cancelled, c.value(at.CANCELLED), status))
+
+
+def _perform(c: Routine, machine: Machine, job: tuple[ir.Value, ...], wanted: ir.Value) -> ir.Value:
+    """Run the job with the pool if it is for several threads and the pool is free, else alone; the status."""
+    program, buffers, count, control = job
+    pool = c.get(c.external("adjoint_state"), at.POOL, PTR)
+    status, used, begin = c.variable(I64), c.variable(I64, 1), c.variable(I64, 0)
+    with c.when(c.test(">", wanted, 1)):
+        c.body.store(machine.ticks(c), begin)
+    with c.when(c.test(">", count, 1)):
+        free = c.test("==", c.exchange(pool, at.POOL_BUSY, 1))
+        c.body.store(c.body.select(free, count, ONE), used)
+    with c.body.if_else(c.test(">", c.body.load(used, typ=I64), 1)) as (together, alone):
+        with together:
+            c.body.store(_run_together(c, machine, pool, job), status)
+        with alone:
+            c.body.store(c.call_at(program, I64, buffers, 0, 1, control), status)
+    with c.when(c.test(">", wanted, 1)):
+        elapsed = c.body.sub(machine.ticks(c), c.body.load(begin, typ=I64))
+        c.call("adjoint_learn", VOID, control, c.body.load(used, typ=I64), elapsed)
+    return c.body.load(status, typ=I64)
 
 
 def emit_run_for(module: ir.Module) -> None:
