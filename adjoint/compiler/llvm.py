@@ -19,13 +19,12 @@ from . import control as at
 from .irtext import Inserted, ModuleText, Writer
 from .lanes import Cell, Frame, Lanes, overlap
 from .loops import Check, Contraction, Fold, Kernel, Load, Loop, Program, Statement, Store
-from .matmul import estimated_flops, lower_contraction, scratch_bytes
+from .matmul import lower_contraction, scratch_bytes
 from .nests import Nest, walk
 from .target import Target, host_target
 
 PARALLEL_COST = 60_000       # scalar operations below which a second thread costs more than it saves
 POLL_COST = 4_000_000        # scalar operations between two looks at the cancel flag, about a millisecond
-_FLOPS_PER_OPERATION = 25    # of a float32 matrix product, in the time of one operation of a vector loop
 _LISTS = 1000                # number of the first list of alias scopes
 
 
@@ -184,12 +183,11 @@ class Products:
 
     def emit(self, contraction: Contraction) -> list[Step]:
         """The steps of a contraction."""
-        found, flops = [], estimated_flops(contraction)
+        found = []
         for part in lower_contraction(self.module, contraction, self.epilogue, self.target, self.poll):
             part.function.linkage = ""
             self.text.declare(part.function.name, "void", "ptr, i64, i64, ptr, ptr")
-            share = _FLOPS_PER_OPERATION * 4 / contraction.dtype.itemsize if part.cost == flops else 1.0
-            found.append(Step(part.function.name, part.extent, 1, part.cost / share))
+            found.append(Step(part.function.name, part.extent, 1, part.cost))
         self.steps += len(found)
         return found
 

@@ -31,14 +31,14 @@ EmitEpilogue = Callable[
     [ir.IRBuilder, Contraction, ir.Value, ir.Value, ir.Value, ir.Value, ir.Value, ir.Value | None], None
 ]
 
-COST_OF_CYCLE = 4.0      # scalar operations that a kernel does in one cycle
+COST_OF_CYCLE = 2.5      # operations of a vector loop in the time of one cycle
 
 STEP_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR, PTR])
 
 
 @dataclass(frozen=True)
 class Step:
-    """A function over [0, extent); any split gives the same bits. cost: of as many scalar operations, to choose threads."""
+    """A function over [0, extent); any split gives the same bits. cost: of as many operations of a vector loop."""
 
     function: ir.Function
     extent: int
@@ -48,11 +48,6 @@ class Step:
 def scratch_bytes(contraction: Contraction, target: Target) -> int:
     """Bytes of the one block, 64-byte aligned, shared by all threads, that lives while the steps of this one run."""
     return plan_contraction(contraction, target).scratch_bytes
-
-
-def estimated_flops(contraction: Contraction) -> float:
-    """2 b m n k."""
-    return 2.0 * contraction.batch * contraction.m * contraction.n * contraction.k
 
 
 def lower_contraction(

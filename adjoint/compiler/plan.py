@@ -178,7 +178,7 @@ class Plan:
     def pack_cycles(self) -> float:
         """The same for packing, by bytes: copied, turned or gathered, slower beyond the second cache."""
         (_, k_stride, n_stride), total = self.contraction.b.strides, 0.0
-        b_rate = 0.1 if n_stride == 1 else 0.15 if k_stride == 1 else 0.6
+        b_rate = 0.1 if n_stride == 1 else 0.12 if k_stride == 1 else 0.6
         for bytes_, rate in ((self.b_bytes * self.b_batches * self.packs_b, b_rate),
                              (self.a_bytes * self.a_batches * self.packs_a, 0.1)):
             total += bytes_ * rate * (2.0 if bytes_ > SECOND_CACHE else 1.0)
