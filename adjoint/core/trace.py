@@ -6,17 +6,19 @@ inputs. May import: L0, aval, graph, interpreter. Read next: pretty.py, transfor
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import user_location
+from ..errors import MutationError, explain, user_location
 from .aval import Aval, aval_of, is_weak_scalar
 from .graph import Atom, Graph, Literal, Node, Var
 from .interpreter import Interpreter, Tracer, current, interpreting
 
 LITERAL_BYTES = 64
+SUMMED_ELEMENTS = 1 << 18          # of a captured array, to notice that it was changed during the trace
 
 
 class Tracing(Interpreter):
@@ -29,6 +31,7 @@ class Tracing(Interpreter):
         self.eager = False
         self.nodes: list[Node] = []
         self.captured: dict[int, tuple[Var, Any]] = {}
+        self.sums: dict[int, int] = {}
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         atoms = tuple(map(self.atom, args))
@@ -55,7 +58,30 @@ class Tracing(Interpreter):
     def _capture(self, key: int, x: Any) -> Var:
         if key not in self.captured:
             self.captured[key] = (Var(aval_of(x).strong()), x)
+            if isinstance(x, np.ndarray):
+                self.sums[key] = checksum(x)
+        elif key in self.sums:
+            self._check_unchanged(key)
         return self.captured[key][0]
+
+    def _check_unchanged(self, key: int) -> None:
+        x = self.captured[key][1]
+        if checksum(x) != self.sums[key]:
+            raise MutationError(explain(
+                f"an array {aval_of(x)} was changed in place after the traced function had used it: the program would see its last value.",
+                remedy="Use a copy, x * buf.copy(), or make the array inside: buf = adjoint.numpy.zeros(shape)."))
+
+    def check_captured(self) -> None:
+        """Raise MutationError if a captured array is not what it was when the trace first met it."""
+        for key in self.sums:
+            self._check_unchanged(key)
+
+
+def checksum(x: np.ndarray) -> int:
+    """A checksum of an array's bytes; of large arrays, of evenly spaced elements."""
+    if x.size > SUMMED_ELEMENTS:
+        x = x[tuple([slice(None, None, 1 + int((n - 1) / max(1.0, n * (SUMMED_ELEMENTS / x.size) ** (1 / x.ndim)))) for n in x.shape])]
+    return zlib.crc32(np.ascontiguousarray(x))
 
 
 def effects_of(primitive: Any, params: dict) -> frozenset[str]:
@@ -79,5 +105,6 @@ def trace_graph(function: Callable[..., Sequence[Any]], avals: Sequence[Aval]) -
     with interpreting(tracing, closing=True):
         outputs = function(*[Tracer(tracing, v, v.aval, argument=True) for v in inputs])
         atoms = [tracing.atom(x) for x in outputs]
+        tracing.check_captured()
     captured = list(tracing.captured.values())
     return Graph([*inputs, *(v for v, _ in captured)], tracing.nodes, atoms, [x for _, x in captured])

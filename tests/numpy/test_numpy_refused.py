@@ -203,3 +203,24 @@ def test_random_numbers_in_a_trace_are_an_error() -> None:
         local.normal()
     with pytest.raises(ZeroDivisionError), watching_randomness(through_globals):
         through_globals(1 / 0)
+
+
+def test_a_plain_array_changed_after_its_use_is_an_error() -> None:
+    def reused(x: Any) -> Any:
+        scratch, total = np.zeros(20), 0.0
+        for k in range(3):
+            scratch[:] = k
+            total = total + np.sum(x * scratch)
+        return total
+
+    def copied(x: Any) -> Any:
+        scratch, total = np.zeros(20), 0.0
+        for k in range(3):
+            scratch[:] = k
+            total = total + np.sum(x * scratch.copy())
+        return total
+    for transformed in (ad.grad(reused), ad.trace(reused), ad.compile(reused)):
+        with pytest.raises(MutationError, match=r"copy\(\)"):
+            transformed(np.ones(20))
+    assert ad.compile(copied)(np.ones(20)) == 60.0
+    np.testing.assert_array_equal(ad.grad(copied)(np.ones(20)), 3.0)
