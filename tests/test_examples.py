@@ -1,0 +1,23 @@
+"""The examples run as they are, and print what they promise."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples"
+PROMISED = {"rosenbrock.py": "Newton: f = 0.0e+00 at [1. 1.]", "open_loop.py": "epoch 10",
+            "inside_a_gradient.py": "straight through: [0. 4.]"}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in FOLDER.glob("*.py")} == set(PROMISED)
+
+
+@pytest.mark.parametrize("name", sorted(PROMISED))
+def test_it_runs(name, tmp_path):
+    done = subprocess.run([sys.executable, "-W", "error", str(FOLDER / name)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert PROMISED[name] in done.stdout and done.stderr == ""
