@@ -88,7 +88,8 @@ def _product_shape(t: Aval, p: Aval) -> Aval:
     return Aval(broadcast_shape("scale", (t, p)), np.result_type(t.dtype, p.dtype) if not p.weak else t.dtype)
 
 
-_PRODUCT = {"shape": _product_shape, "samples": lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), "prepare": promote_args, "bound": 0.5}
+_PRODUCT = {"shape": _product_shape, "samples": lambda rng: elementwise_samples(rng, 2, (0.5, 2.0)), "prepare": promote_args, "bound": 0.5,
+            "neutral": (1, 1)}
 
 
 def _finite(x: Any) -> bool:
@@ -103,7 +104,7 @@ def _of_scale(i: int, t: Any, other: Any) -> Any:
 @general(jvp=lambda primals, tangents, y: _terms(_of_scale, primals, tangents, y),
          vjp=lambda primals, y, y_bar, active: _bars(_of_scale, primals, y_bar, active),
          batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
-         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))), **_PRODUCT)
+         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))), plain=("multiply", (1,)), **_PRODUCT)
 def scale(t, p):
     """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`)."""
     if _finite(p):
@@ -122,7 +123,8 @@ def _emit_couple(e: Any, t: Any, u: Any) -> Any:
 
 @general(jvp=lambda primals, tangents, y: _terms(_of_couple, primals, tangents, y),
          vjp=lambda primals, y, y_bar, active: _bars(_of_couple, primals, y_bar, active),
-         batch=lambda args, axes: (bind(couple, *align(args, axes)), 0), lowering=Scalar(_emit_couple), **_PRODUCT)
+         batch=lambda args, axes: (bind(couple, *align(args, axes)), 0), lowering=Scalar(_emit_couple),
+         plain=("multiply", (0, 1)), **_PRODUCT)
 def couple(t, u):
     """The product of two tangents or cotangents, where a zero of either gives 0: of second order, both may stand for a branch not taken."""
     if _finite(t) and _finite(u):

@@ -157,6 +157,14 @@ def promote_args(args: tuple, floating: bool = False) -> tuple:
     return tuple(_in_dtype(a, dtype) for a in args)
 
 
+def promote_arrays(args: tuple) -> tuple:
+    """promote_args for rows that take arrays only: weak values become arrays of the common dtype."""
+    if current() is EVALUATION:
+        return args
+    dtype = result_dtype(*args)
+    return tuple(bind(TABLE["convert"], a, dtype=dtype) if aval_of(a).dtype != dtype or aval_of(a).weak else a for a in args)
+
+
 def promote_floating(args: tuple) -> tuple:
     """promote_args for functions whose values are floating for every dtype."""
     return promote_args(args, True)
@@ -168,9 +176,11 @@ def _no_half(x: Any) -> Any:
 
 
 def _in_dtype(x: Any, dtype: np.dtype) -> Any:
+    """x in a dtype; a weak value stays as it is (a Python integer among floats becomes a float): it follows whatever it meets."""
     if is_weak_scalar(x):
         return float(x) if dtype.kind == "f" else x
-    if aval_of(x).dtype == dtype:
+    aval = aval_of(x)
+    if aval.dtype == dtype or aval.weak:
         return x
     if not isinstance(x, Tracer):
         return np.asarray(x).astype(dtype)

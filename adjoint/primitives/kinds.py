@@ -26,6 +26,7 @@ from .broadcasting import (
     move_axis,
     move_front,
     promote_args,
+    promote_arrays,
     promote_floating,
     spread,
     unbroadcast,
@@ -35,7 +36,8 @@ from .samples import draw, elementwise_samples, reduction_samples
 
 __all__ = ["Contract", "General", "Reduce", "Scalar", "Strided", "add_all", "align", "along", "bilinear", "broadcast_shape",
            "common_dtype", "constant", "draw", "elementwise", "elementwise_samples", "fill_out", "full", "general", "keep_axes", "linear",
-           "move_axis", "move_front", "promote_args", "promote_floating", "reduction", "reduction_samples", "spread", "stepwise",
+           "move_axis", "move_front", "promote_args", "promote_arrays", "promote_floating",
+           "reduction", "reduction_samples", "spread", "stepwise",
            "unbroadcast", "zeros_of"]
 
 # ------------------------------------------------------------------------------------------------ what the compiler matches on
@@ -208,7 +210,7 @@ def linear(*, shape: Callable, transposes: Any, batch: Callable, lowering: Any, 
     return decorate
 
 
-def bilinear(*, shape: Callable, transposes: tuple, batch: Callable, lowering: Any, samples: Callable, prepare: Callable = promote_args,
+def bilinear(*, shape: Callable, transposes: tuple, batch: Callable, lowering: Any, samples: Callable, prepare: Callable = promote_arrays,
              **traits: Any) -> Callable[[Callable], Primitive]:
     """A row linear in each of two arguments; transposes[i](y_bar, x, w, **params) is the cotangent of argument i."""
     def decorate(body: Callable) -> Primitive:

@@ -13,7 +13,7 @@ import numpy as np
 from ..core.aval import Aval, aval_of
 from ..core.primitive import bind
 from ..errors import ShapeError, explain
-from .broadcasting import batch_together, common_dtype, move_front, promote_args, unbroadcast, zeros_of
+from .broadcasting import batch_together, common_dtype, move_front, promote_arrays, unbroadcast, zeros_of
 from .kinds import General, Strided, linear
 from .samples import samples_of, unary_samples
 
@@ -213,7 +213,7 @@ def _concatenate_samples(rng: np.random.Generator) -> list:
 
 
 @linear(shape=_concatenate_shape, transposes=_concatenate_transpose, batch=_concatenate_batch,
-        lowering=General(_lower_concatenate), prepare=promote_args, samples=_concatenate_samples, selects=True)
+        lowering=General(_lower_concatenate), prepare=promote_arrays, samples=_concatenate_samples, selects=True)
 def concatenate(*xs, axis):
     """Arrays joined along an existing axis (not negative); its transpose cuts the cotangent into the same pieces."""
     return np.concatenate(xs, axis=axis)

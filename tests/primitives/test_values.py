@@ -13,6 +13,9 @@ from adjoint.dtypes import FLOAT32, FLOAT64, INT64, UINT8
 from adjoint.errors import DivisionError, DtypeError, IndexRangeError, ShapeError
 from adjoint.primitives import arithmetic, comparison, cumulative, indexing, piecewise, reduction, sorting, special, structure
 from adjoint.primitives import transcendental as tr
+from adjoint.testing.lowering import run_lowered
+from adjoint.transforms.forward import jvp
+from adjoint.transforms.reverse import vjp
 
 TRUTH = {
     "sqrt": mpmath.sqrt, "cbrt": mpmath.cbrt, "exp": mpmath.exp, "exp2": lambda x: mpmath.mpf(2) ** x, "expm1": mpmath.expm1,
@@ -192,3 +195,40 @@ def test_the_last_assignment_wins():
 def test_recurrence_by_hand():
     h = cumulative.recurrence(np.array([0.5, 2.0, 3.0]), np.array([1.0, 1.0, 1.0]), axis=0, reverse=False)
     np.testing.assert_array_equal(h, [1.0, 3.0, 10.0])
+
+
+# ------------------------------------------------------------------------------------------------ weak values in a trace
+
+
+WEAK = [lambda n, a, x: x * a, lambda n, a, x: a + x, lambda n, a, x: x / n, lambda n, a, x: (n * 0.5) * x, lambda n, a, x: a ** 2 * x,
+        lambda n, a, x: arithmetic.where(x > a, a, x), lambda n, a, x: piecewise.maximum(x, a), lambda n, a, x: tr.power(x, a),
+        lambda n, a, x: (n // 2) * x, lambda n, a, x: (a % 2) * x, lambda n, a, x: abs(-a) * x, lambda n, a, x: tr.arctan2(a, x),
+        lambda n, a, x: x < a, lambda n, a, x: tr.sin(a) * x, lambda n, a, x: structure.concatenate(x, x, axis=0) * (a - n)]
+
+
+@pytest.mark.parametrize("case", range(len(WEAK)))
+def test_numbers_given_to_a_trace_are_as_weak_as_in_numpy(case):
+    f, args = WEAK[case], (3, 1.5, np.array([0.5, 2.0], np.float32))
+    graph = trace_graph(lambda *xs: [f(*xs)], list(map(aval_of, args))).check()
+    expected = f(*args)
+    found, = graph.evaluate(bind, *args)
+    assert graph.outputs[0].aval.dtype == found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    (native,), _ = run_lowered(f_list(f), args)
+    assert native.dtype == expected.dtype
+    np.testing.assert_allclose(native, expected, rtol=1e-6)
+    if expected.dtype.kind == "f":
+        y_bar = np.ones_like(expected)
+        for route in (vjp(lambda a, x: f(3, a, x), *args[1:])[1](y_bar), trace_bars(f, args, y_bar)):
+            assert [np.asarray(bar).dtype for bar in route] == [np.float64, np.float32]
+        y, y_dot = jvp(lambda a, x: f(3, a, x), args[1:], (1.0, args[2]))
+        assert np.asarray(y).dtype == np.asarray(y_dot).dtype == expected.dtype
+
+
+def f_list(f):
+    return lambda *xs: [f(*xs)]
+
+
+def trace_bars(f, args, y_bar):
+    graph = trace_graph(lambda a, x: list(vjp(lambda a, x: f(3, a, x), a, x)[1](y_bar)), list(map(aval_of, args[1:]))).check()
+    return graph.evaluate(bind, *args[1:])
