@@ -46,7 +46,10 @@ def threads(count: int) -> _Restore:
 
     Results have the same bits for every count. Raises: ConfigError unless 1 <= count <= 256.
 
-    Example: `with adjoint.threads(1): step(x)`
+    >>> from adjoint import compile
+    >>> with threads(1):
+    ...     compile(np.exp)(np.zeros(3))
+    array([1., 1., 1.])
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= at.MAX_THREADS:
         raise ConfigError(explain(f"threads: found {count!r}, expected an integer from 1 to {at.MAX_THREADS}.",

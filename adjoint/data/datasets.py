@@ -31,6 +31,11 @@ class Dataset:
     """Labelled images, split by their authors into training and test examples.
 
     Shapes: train_x [train, height * width], train_y [train], test_x [test, height * width], test_y [test].
+
+    >>> digits = load_digits()
+    >>> rest, held_x, held_y = digits.hold_out(256)
+    >>> len(rest.train_x), len(held_x), digits.image_shape
+    (3567, 256, (8, 8))
     """
 
     name: str
@@ -84,6 +89,9 @@ def load_digits() -> Dataset:
 
     The test digits were written by other people than the training digits. Source: E. Alpaydin, C. Kaynak, Cascading
     Classifiers, Kybernetika 34 (1998); UCI Machine Learning Repository, DOI 10.24432/C50P49.
+
+    >>> load_digits().test_x.shape, load_digits().test_y[:5]
+    ((1797, 64), array([0, 1, 2, 3, 4]))
     """
     halves = []
     for half in ("train", "test"):

@@ -306,6 +306,9 @@ def render(report: dict[str, Any]) -> str:
     gradient_norms: {parameter: values}. confusion: counts [true, predicted]; classes: names.
     mistakes: {images [m, height, width], labels [m], predicted [m], confidence [m], total}.
     Raises: ConfigError for an unknown key, and for parts that do not fit together.
+
+    >>> render({"title": "digits", "metrics": {"test accuracy": "98.4 %"}}).startswith("<!doctype html>")
+    True
     """
     _check_keys(report)
     charts = _charts(report)
@@ -334,5 +337,8 @@ def render(report: dict[str, Any]) -> str:
 
 
 def write_report(path: str | os.PathLike, report: dict[str, Any]) -> None:
-    """Write `render(report)` to a file, whole or not at all. Raises: ConfigError, OSError."""
+    """Write `render(report)` to a file, whole or not at all. Raises: ConfigError, OSError.
+
+    >>> write_report("report.html", {"title": "digits"})
+    """
     files.write_whole(path, render(report).encode("utf-8"))

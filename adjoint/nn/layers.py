@@ -75,7 +75,11 @@ class Sequential(Module):
 
 
 class Flatten(Module):
-    """All axes but the first become one: [batch, ...] -> [batch, features]."""
+    """All axes but the first become one: [batch, ...] -> [batch, features].
+
+    >>> Flatten()(np.ones((2, 3, 4))).shape
+    (2, 12)
+    """
 
     def __call__(self, x: Any) -> Any:
         return x.reshape(x.shape[0], -1)

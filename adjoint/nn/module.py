@@ -96,6 +96,11 @@ def load_parameters(model: Any, parameters: dict[str, Any]) -> Any:
     """The same model with these arrays (copied), which must fit by name and shape; each keeps the dtype the model has.
 
     Raises: TreeError naming missing and unexpected names; ShapeError naming the first array that does not fit.
+
+    >>> from adjoint import nn
+    >>> layer = nn.Linear(2, 1, rng=np.random.default_rng(0))
+    >>> load_parameters(layer, {'weight': [[3.0, 4.0]], 'bias': [5.0]}).weight
+    array([[3., 4.]], dtype=float32)
     """
     own = named_parameters(model)
     missing, unexpected = [n for n in own if n not in parameters], [n for n in parameters if n not in own]

@@ -19,6 +19,7 @@ from .registry import axes_of, floating, reshaped, strong, value_of
 def logsumexp(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """log(sum(exp(a))) without overflow; its derivative is the softmax.
 
+    >>> import numpy as np
     >>> float(logsumexp(np.array([1000.0, 1000.0])))
     1000.6931471805599
     """
@@ -38,6 +39,7 @@ def _finite_top(a: Any, axes: tuple) -> Any:
 def softmax(x: Any, axis: Any = -1) -> Any:
     """exp(x) / sum(exp(x)) along an axis, without overflow.
 
+    >>> import numpy as np
     >>> softmax(np.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """

@@ -86,6 +86,9 @@ def save(path: str | os.PathLike, tensors: dict[str, np.ndarray], metadata: dict
 
     Returns the bytes written. Cost: one copy of the tensors, one sha256 pass, one fsync of the file, one of its folder.
     Raises: CheckpointError (disk full, folder gone, ...); what was at `path` before is then unchanged.
+
+    >>> save("weights.safetensors", {"weight": np.ones((2, 3), np.float32)}, {"step": 7}) > 24
+    True
     """
     try:
         content = _encode(tensors, metadata)
@@ -161,6 +164,12 @@ def load(path: str | os.PathLike, expected: dict[str, np.ndarray] | None = None)
 
     `expected` maps names to arrays (or anything with shape and dtype) that the tensors must match.
     Raises: CheckpointError for a file that is unreadable, torn, changed, foreign, newer, or of another architecture.
+
+    >>> save("weights.safetensors", {"weight": np.ones((2, 3), np.float32)}, {"step": 7}) > 24
+    True
+    >>> found = load("weights.safetensors")
+    >>> found.tensors["weight"].shape, found.counter("step")
+    ((2, 3), 7)
     """
     path = os.fspath(path)
     tensors, texts = weights.parse(weights.read(path, follow_links=False), path)

@@ -16,7 +16,12 @@ BLOCK = 512                 # examples per call
 
 
 class Predictor:
-    """model(x) for any number of examples: predict(model, x) -> outputs."""
+    """model(x) for any number of examples: predict(model, x) -> outputs.
+
+    >>> predict = Predictor(compiled=False, block=2)
+    >>> predict(lambda x: x.sum(axis=1), np.ones((5, 3)))
+    array([3., 3., 3., 3., 3.])
+    """
 
     def __init__(self, *, compiled: bool = True, block: int = BLOCK):
         forward = lambda model, x: model(x)

@@ -39,6 +39,15 @@ def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) ->
 
     loss(model(x), y) is a number. norms holds |g| of every floating parameter. If the loss or a gradient is not finite, finite is
     False and model and state come back as they were. The model and the state are donated: hold copies (adjoint.copy) of what must last.
+
+    >>> from adjoint import nn, optim
+    >>> optimizer = optim.sgd(0.5)
+    >>> step = make_step(nn.squared_error, optimizer, compiled=False)
+    >>> model = nn.Linear(1, 1, rng=np.random.default_rng(0), dtype=np.float64)
+    >>> x = np.array([[1.0], [2.0]])
+    >>> model, state, loss, norms, finite = step(model, optimizer.init(model), x, 3.0 * x)
+    >>> len(norms), bool(finite)
+    (2, True)
     """
     def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
         value, gradients = value_and_grad(lambda m: loss(m(x), y))(model)
@@ -65,6 +74,15 @@ def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: i
     """Walk the batches until `epochs` are done, one step each: the loop that you may open and rewrite.
 
     done: steps done before (on resuming). transform(x, count) changes a batch in place, or returns another.
+
+    >>> from adjoint import nn, optim
+    >>> optimizer, x = optim.sgd(0.5), np.array([[1.0], [-1.0]])
+    >>> model = nn.Linear(1, 1, rng=np.random.default_rng(0), dtype=np.float64)
+    >>> step = make_step(nn.squared_error, optimizer, compiled=False)
+    >>> for done in steps(step, model, optimizer.init(model), Batches(x, 3.0 * x, batch=2), epochs=4):
+    ...     pass
+    >>> done.count, done.model.weight.round(6)
+    (4, array([[3.]]))
     """
     count = done
     while batches.epoch < epochs:
@@ -77,7 +95,14 @@ def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: i
 
 
 class InputNoise:
-    """x + scale N(0, 1), drawn anew for every step: the noise of (seed, step) is the same in every run, so that a run resumes exactly."""
+    """x + scale N(0, 1), drawn anew for every step: the noise of (seed, step) is the same in every run, so that a run resumes exactly.
+
+    >>> noise = InputNoise(0.1, seed=0)
+    >>> x = np.zeros(4)
+    >>> first, other, again = (noise(x, count).copy() for count in (1, 2, 1))
+    >>> np.array_equal(first, again), np.array_equal(first, other)
+    (True, False)
+    """
 
     def __init__(self, scale: float, seed: int):
         if not scale >= 0:

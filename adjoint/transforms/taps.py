@@ -35,7 +35,14 @@ tap_.jvp = lambda primals, tangents, y, *, name: tangents[0]            # the ta
 
 
 def tap(name: str, tree: Any) -> Any:
-    """The same tree; a collector outside finds its value under `name`, the leaves of a larger tree under `name.0`, `name.1`."""
+    """The same tree; a collector outside finds its value under `name`, the leaves of a larger tree under `name.0`, `name.1`.
+
+    >>> import numpy as np
+    >>> from adjoint.transforms.reverse import grad
+    >>> f = lambda x: tap("square", x * x) + 1.0
+    >>> f(np.float64(3.0)), collect_taps(f)(np.float64(3.0)), grad(f)(np.float64(3.0))
+    (np.float64(10.0), (np.float64(10.0), {'square': np.float64(9.0)}), np.float64(6.0))
+    """
     leaves, structure = flatten(tree)
     names = [name] if len(leaves) == 1 else [f"{name}.{i}" for i in range(len(leaves))]
     return unflatten(structure, [bind(tap_, x, name=n) for n, x in zip(names, leaves, strict=True)])
