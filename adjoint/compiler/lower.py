@@ -30,6 +30,15 @@ class Const:
     dtype: np.dtype
     shape: tuple[int, ...]
 
+    def sliced(self, bounds: Sequence[tuple[int, int, int]]) -> Const:
+        return Const(self.value, self.dtype, tuple(len(range(*b)) for b in bounds))
+
+    def permuted(self, axes: Sequence[int]) -> Const:
+        return Const(self.value, self.dtype, tuple(self.shape[a] for a in axes))
+
+    def expanded(self, shape: Sequence[int]) -> Const:
+        return Const(self.value, self.dtype, tuple(shape))
+
 
 Place = Ref | Const
 

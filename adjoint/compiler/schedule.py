@@ -96,7 +96,7 @@ class Schedule:
 
     def _general(self, group: Group) -> None:
         node = group.head
-        inputs = tuple(self.materialized(self.place(a)) for a in node.inputs)
+        inputs = tuple(map(self.place, node.inputs))
         node.primitive.lowering.lower(self.lowering, inputs, tuple(self.target(v) for v in node.outs), **node.params)
 
     def _reduce(self, group: Group) -> None:

@@ -72,7 +72,7 @@ def _identity(node: Node, made: dict) -> Atom | None:
     if row.traits.get("converts") and unchanged[0]:
         return node.inputs[0]
     for k, number in enumerate(row.traits.get("neutral", ())):
-        if number is not None and _is(node.inputs[k], number) and unchanged[1 - k]:
+        if number is not None and _is(node.inputs[k], number, made) and unchanged[1 - k]:
             return node.inputs[1 - k]
     before = made.get(node.inputs[0])
     if row.traits.get("involution") and before is not None and before.primitive is row:
@@ -80,7 +80,10 @@ def _identity(node: Node, made: dict) -> Atom | None:
     return None
 
 
-def _is(atom: Atom, number: float) -> bool:
+def _is(atom: Atom, number: float, made: dict) -> bool:
+    """True for the literal of this number, and for views that repeat it."""
+    while atom in made and isinstance(made[atom].primitive.lowering, Strided):
+        atom = made[atom].inputs[0]
     return isinstance(atom, Literal) and atom.aval.shape == () and atom.value == number
 
 
@@ -101,7 +104,7 @@ def share(graph: Graph) -> Graph:
 
 
 def plain_scale(graph: Graph) -> Graph:
-    """A row with the trait `plain` (scale: t * p with 0 times infinity 0) becomes that row where its second argument is proven finite:
+    """A row with the trait `plain` (scale: t * p with 0 times infinity 0) becomes that row where the inputs it names are proven finite:
     a literal, a selection among finite values, a row with the trait `finite`."""
     finite: set[Any] = set()
 
@@ -112,8 +115,9 @@ def plain_scale(graph: Graph) -> Graph:
         p = node.primitive
         if p.traits.get("finite") or (_keeps_finite(node) and all(map(proven, _numbers(node)))):
             finite.update(node.outs)
-        if "plain" in p.traits and proven(node.inputs[1]):
-            return [Node(TABLE[p.traits["plain"]], node.inputs, node.outs, {}, node.effects, node.where)]
+        plain, finite_inputs = p.traits.get("plain", (None, ()))
+        if plain and all(proven(node.inputs[i]) for i in finite_inputs):
+            return [Node(TABLE[plain], node.inputs, node.outs, {}, node.effects, node.where)]
         return [node]
     return rebuild(graph, step)
 
