@@ -61,11 +61,18 @@ def _emit_integer_power(e: Any, x: Any, n: int) -> Any:
     return y if n > 0 else e.div(e.const(1.0, x), y)
 
 
+def _integer_power_partial(x: Any, n: int) -> Any:
+    """n x^(n-1), without a power where there is none."""
+    if n in (0, 1):
+        return float(n)
+    return multiply(x, float(n)) if n == 2 else multiply(integer_power(x, n=n - 1), float(n))
+
+
 def _integer_power_samples(rng: np.random.Generator) -> list:
     return [case for n in (2, 3, -1, -2, 0, 1, 7) for case in elementwise_samples(rng, 1, (0.5, 2.0), n=n)[:3 if n in (2, -1) else 1]]
 
 
-@elementwise(partials=(lambda y, x, *, n: multiply(float(n), integer_power(x, n=n - 1)) if n else 0.0,),
+@elementwise(partials=(lambda y, x, *, n: _integer_power_partial(x, n),),
              lower=lambda e, x, *, n: _emit_integer_power(e, x, n), samples=_integer_power_samples, domain=(0.5, 2.0), bound=8.0,
              accepts="iuf", operator=True)
 def integer_power(x, *, n):
