@@ -116,6 +116,9 @@ def native_form(x: Any, blocks: Sequence[np.ndarray] = ()) -> Any:
     return float(x) if isinstance(x, float) else int(x)
 
 
+KEPT_PROGRAMS = 128              # shapes of call that one compiled function keeps code for
+
+
 class Compiled:
     """What `compile` returns: call it as the function; `memory()`, `ir()`, `kernels()`, `stats()`, `graph()` look inside."""
 
@@ -142,7 +145,10 @@ class Compiled:
         """Trace and compile once per structure, shapes and dtypes, whichever thread comes first."""
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate)
+                program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate)
+                while len(self._programs) >= KEPT_PROGRAMS:          # the oldest goes; a call inside it ends undisturbed
+                    self._entry.remove(self._programs.pop(next(iter(self._programs))).special)
+                self._programs[key] = program
                 if program.readable and not kwargs:
                     self._entry.add(program.special)
             return self._programs[key]

@@ -305,3 +305,11 @@ def test_zero_sized_arrays():
     assert y.shape == (0, 2) and total == 0 and columns.tolist() == [0, 0, 0]
     y, total, _ = f(np.zeros((2, 0)), np.ones((0, 2)))
     assert y.tolist() == [[0, 0], [0, 0]] and total == 0
+
+
+def test_programs_are_bounded(monkeypatch):
+    monkeypatch.setattr("adjoint.compiler.compile.KEPT_PROGRAMS", 3)
+    f = ad.compile(lambda x: x + 1.0)
+    for n in (1, 2, 3, 4, 5, 1, 2):
+        assert f(np.zeros(n)).tolist() == [1.0] * n
+    assert f.stats()["programs"] == 3 and len(f._entry.specializations) == 3
