@@ -18,7 +18,6 @@ from ..errors import ConfigError, NotDifferentiableError, explain
 from ..primitives.kinds import zeros_of
 from ..tree import Structure, flatten, unflatten
 from .batch import vmap
-from .calls import trace_at
 from .forward import jvp
 from .linearize import linearize
 from .reverse import grad, vjp
@@ -30,7 +29,8 @@ def jacobian(function: Callable, argnums: int | tuple[int, ...] = 0, mode: Mode 
     """x -> J with J[i.., j..] = dy[i..]/dx[j..], a tree of the result whose leaves are trees of the argument.
 
     mode: "forward" pushes one tangent per input element, "reverse" pulls one cotangent per output element, each for the whole basis at
-    once (vmap); "auto" takes whichever has fewer (one more trace of the function). A tuple of argnums adds a tuple inside.
+    once (vmap); "auto" records a tape and takes whichever has fewer (forward mode then evaluates the function once more). A tuple of
+    argnums adds a tuple inside.
     Cost: min(inputs, outputs) times a small multiple of the function in auto mode. Raises: NotDifferentiableError for results that are
     not floating.
 
@@ -50,8 +50,7 @@ def jacobian(function: Callable, argnums: int | tuple[int, ...] = 0, mode: Mode 
                 full[n] = x
             return function(*full, **kwargs)
         xs = tuple(args[n] for n in numbers)
-        chosen = _cheaper(partial, xs) if mode == "auto" else mode
-        tree = (_forward if chosen == "forward" else _reverse)(partial, xs)
+        tree = {"auto": _cheaper, "forward": _forward, "reverse": _reverse}[mode](partial, xs)
         return _at_leaves(tree, lambda found: found[0]) if isinstance(argnums, int) else _at_leaves(tree, lambda found: found)
     return jacobian_at
 
@@ -68,12 +67,12 @@ def _at_leaves(tree: tuple[Structure, list[_Row]], choose: Callable) -> Any:
     return unflatten(structure, [choose(row.trees) for row in rows])
 
 
-def _cheaper(function: Callable, xs: tuple) -> str:
-    leaves, structure = flatten(xs)
-    graph, _ = trace_at(lambda cells: function(*unflatten(structure, cells)), list(map(aval_of, leaves)))
-    inputs = sum(aval_of(x).size for x in leaves if aval_of(x).dtype.kind == "f")
-    outputs = sum(a.aval.size for a in graph.outputs)
-    return "forward" if inputs <= outputs else "reverse"
+def _cheaper(function: Callable, xs: tuple) -> tuple[Structure, list[_Row]]:
+    """Reverse mode, unless the tape shows that there are at least as many outputs as inputs."""
+    y, pullback = vjp(function, *xs)
+    inputs = sum(aval_of(x).size for x in flatten(xs)[0] if aval_of(x).dtype.kind == "f")
+    outputs = sum(aval_of(v).size for v in flatten(y)[0])
+    return _forward(function, xs) if inputs <= outputs else _pulled(y, pullback, xs)
 
 
 def _require_floating(ys: list) -> None:
@@ -135,7 +134,10 @@ def _cut(block: Any, avals: list[Aval], floats: list[bool], lead: tuple, axis: i
 
 
 def _reverse(function: Callable, xs: tuple) -> tuple[Structure, list[_Row]]:
-    y, pullback = vjp(function, *xs)
+    return _pulled(*vjp(function, *xs), xs)
+
+
+def _pulled(y: Any, pullback: Callable, xs: tuple) -> tuple[Structure, list[_Row]]:
     ys, out_structure = flatten(y)
     _require_floating(ys)
     leaves, structure = flatten(xs)
