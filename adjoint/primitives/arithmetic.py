@@ -104,7 +104,8 @@ def _of_scale(i: int, t: Any, other: Any) -> Any:
 @general(jvp=lambda primals, tangents, y: _terms(_of_scale, primals, tangents, y),
          vjp=lambda primals, y, y_bar, active: _bars(_of_scale, primals, y_bar, active),
          batch=lambda args, axes: (bind(scale, *align(args, axes)), 0),
-         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))), plain=("multiply", (1,)), **_PRODUCT)
+         lowering=Scalar(lambda e, t, p: e.select(e.eq(t, e.const(0.0, t)), e.const(0.0, t), e.mul(t, p))),
+         plain=("multiply", (1,)), **_PRODUCT)
 def scale(t, p):
     """A tangent or cotangent t times a partial p, where t = 0 gives 0 even if p is infinite or NaN (the safe `where`)."""
     if _finite(p):

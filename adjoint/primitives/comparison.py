@@ -11,10 +11,19 @@ import numpy as np
 
 from ..dtypes import BOOL
 from .kinds import stepwise
+from .samples import BINARY, UNARY
 
 _BOOLEAN = "a boolean: piecewise constant"
 _INTEGER = "integers and booleans have no derivative"
-_COMPARES = {"arity": 2, "out": BOOL, "reason": _BOOLEAN}
+
+
+def _few_values(rng: np.random.Generator) -> list:
+    """Pairs of which some are equal and some are NaN."""
+    values = np.array([-1.0, 0.0, 1.0, np.nan])
+    return [((rng.choice(values, s), rng.choice(values, t)), {}) for s, t in (*BINARY, ((50,), (50,)))]
+
+
+_COMPARES = {"arity": 2, "out": BOOL, "reason": _BOOLEAN, "samples": _few_values}
 
 
 @stepwise(lower=lambda e, x, y: e.eq(x, y), **_COMPARES)
@@ -55,7 +64,13 @@ def greater_equal(x, y):
 
 # ------------------------------------------------------------------------------------------------ classification
 
-_CLASSIFIES = {"arity": 1, "out": BOOL, "floating": True, "reason": _BOOLEAN}
+
+def _kinds_of_number(rng: np.random.Generator) -> list:
+    values = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan])
+    return [((rng.choice(values, s),), {}) for s in (*UNARY, (50,))]
+
+
+_CLASSIFIES = {"arity": 1, "out": BOOL, "floating": True, "reason": _BOOLEAN, "samples": _kinds_of_number}
 
 
 @stepwise(lower=lambda e, x: e.ne(x, x), **_CLASSIFIES)

@@ -6,6 +6,7 @@ May import: L0-L4, rows. Read next: mutants.py.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..compiler.pipeline import build
 from ..core.aval import aval_of
 from ..core.primitive import Primitive
 from ..core.trace import trace_graph
+from ..primitives.kinds import Scalar
 from .rows import castings, outputs, samples_of
 
 
@@ -62,3 +64,22 @@ def within(row: Primitive, found: np.ndarray, expected: np.ndarray, args: Sequen
         unit = np.spacing(np.maximum(np.abs(expected), least).astype(expected.dtype))
         near = np.abs(found.astype(np.longdouble) - expected) <= 2 * row.bound * terms * unit
     return bool(np.all(near | (found == expected) | (np.isnan(found) & np.isnan(expected))))
+
+
+def wrong_lowering(row: Primitive) -> Primitive:
+    """An elementwise row whose native code gives numbers a thousandth too large, or the opposite boolean."""
+    emit = row.lowering.emit
+
+    def wrong(e: Any, *xs: Any, **params: Any) -> Any:
+        y = emit(e, *xs, **params)
+        return e.not_(y) if y.dtype.kind == "b" else e.mul(y, 1.001) if y.dtype.kind == "f" else e.add(y, 1)
+    return dataclasses.replace(row, lowering=Scalar(wrong))
+
+
+def lowering_is_caught(row: Primitive) -> bool:
+    """True if check_lowering refuses the row's native code made wrong."""
+    try:
+        check_lowering(wrong_lowering(row))
+    except AssertionError:
+        return True
+    return False

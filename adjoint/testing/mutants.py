@@ -14,7 +14,8 @@ import numpy as np
 
 from ..core.aval import aval_of
 from ..core.primitive import TABLE, Primitive, bind
-from .rows import check_derivatives, differentiable, mask, rng_of, samples_of
+from ..primitives.broadcasting import move_axis
+from .rows import check_batching, check_derivatives, differentiable, mask, rng_of, samples_of
 
 
 def _times(factor: float) -> Callable:
@@ -94,6 +95,30 @@ def mutants_of(row: Primitive) -> Iterator[tuple[str, Primitive]]:
             yield f"{row.name}: jvp with arguments {i} and {i + 1} swapped", dataclasses.replace(row, jvp=forward)
             yield f"{row.name}: vjp with arguments {i} and {i + 1} swapped", dataclasses.replace(row, vjp=reverse)
             yield f"{row.name}: jvp and vjp with {i} and {i + 1} swapped", dataclasses.replace(row, jvp=forward, vjp=reverse)
+
+
+def _rolled_batch(row: Primitive) -> Callable:
+    """The batching rule with its examples moved one on."""
+    def batch(args: tuple, axes: tuple, /, **params: Any) -> tuple:
+        y, axis = row.batch(args, axes, **params)
+        if axis is None or row.multiple:
+            return y, axis
+        return bind(TABLE["gather"], move_axis(y, axis, 0), np.arange(aval_of(y).shape[axis]) - 1), 0
+    return batch
+
+
+def wrong_batching(row: Primitive) -> Primitive:
+    """The row with a batching rule that gives each example the result of another."""
+    return dataclasses.replace(row, batch=_rolled_batch(row))
+
+
+def batching_is_caught(row: Primitive) -> bool:
+    """True if the checks refuse the row's batching rule made wrong."""
+    try:
+        check_batching(wrong_batching(row))
+    except AssertionError:
+        return True
+    return False
 
 
 def differs(row: Primitive, mutant: Primitive) -> bool:

@@ -75,7 +75,8 @@ def castings(row: Primitive, args: tuple, params: dict) -> Iterator[tuple]:
     if all(a.dtype.kind == "f" for a in args) and "i" in accepted and not any(v < 0 for v in params.values() if isinstance(v, int)):
         domain = row.traits["domain"]
         domains = [domain] * len(args) if np.ndim(domain[0]) == 0 else domain
-        whole = [np.clip(np.round(np.abs(a) * 3) + 1, 0, max(0, high)) for a, (_, high) in zip(args, domains, strict=True)]
+        finite = [np.where(np.isfinite(a), a, 0.0) for a in args]
+        whole = [np.clip(np.round(np.abs(a) * 3) + 1, 0, max(0, high)) for a, (_, high) in zip(finite, domains, strict=True)]
         yield tuple(a.astype(np.int64) for a in whole)
         yield tuple(a.astype(np.int32) for a in whole)
         if all(a.ndim for a in args):            # of scalars NumPy reports that they wrap

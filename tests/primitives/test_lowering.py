@@ -7,8 +7,9 @@ import pytest
 
 from adjoint.core.primitive import TABLE
 from adjoint.primitives import comparison, cumulative, indexing, piecewise, reduction, sorting
+from adjoint.primitives.kinds import Scalar
 from adjoint.testing import rows
-from adjoint.testing.lowering import check_lowering, run_lowered, within
+from adjoint.testing.lowering import check_lowering, lowering_is_caught, run_lowered, within
 from adjoint.transforms import calls  # noqa: F401 (rows of the transformations join the table at import)
 from adjoint.transforms.forward import jvp
 from adjoint.transforms.reverse import vjp
@@ -26,6 +27,11 @@ def test_the_rows_that_owe_native_code():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_native_code_computes_the_body(row):
     check_lowering(row)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row.lowering, Scalar)], ids=lambda row: row.name)
+def test_wrong_native_code_is_caught(row):
+    assert lowering_is_caught(row)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -5,6 +5,7 @@ import pytest
 
 from adjoint.core.primitive import TABLE
 from adjoint.testing import rows, survivors
+from adjoint.testing.mutants import batching_is_caught
 from adjoint.transforms import calls  # noqa: F401 (rows of the transformations join the table at import)
 
 ROWS = [row for row in TABLE.values() if row.kind != "call"]
@@ -62,6 +63,12 @@ def test_derivatives(row):
 def test_mutants(row):
     count, alive = survivors(row)
     assert not alive, f"{len(alive)} of {count} wrong rules are not caught"
+
+
+@each_row
+def test_wrong_batching_is_caught(row):
+    if row.name != "iota":                  # it has no argument to batch
+        assert batching_is_caught(row)
 
 
 @each_row
