@@ -14,8 +14,8 @@ import adjoint as ad
 MODULES = sorted(found.name for found in pkgutil.walk_packages(ad.__path__, "adjoint.") if not found.name.endswith("__main__"))
 PUBLIC = (ad, ad.data, ad.insight, ad.nn, ad.nn.init, ad.optim, ad.optim.schedules, ad.testing, ad.train, ad.tree)
 # Records that functions return, and what writes to the disk, to the terminal or needs files of its own: shown in docs/training.md.
-SHOWN_ELSEWHERE = {"Checkpoint", "CheckpointWarning", "Fit", "Optimizer", "Progress", "RunFolder", "Step", "Structure", "load_fashion_mnist",
-                   "load_latest", "load_tensors", "save_latest", "survivors"}
+SHOWN_ELSEWHERE = {"Checkpoint", "CheckpointWarning", "Fit", "Optimizer", "Progress", "RunFolder", "Step", "Structure",
+                   "load_fashion_mnist", "load_latest", "load_tensors", "save_latest", "survivors"}
 
 
 @pytest.mark.parametrize("name", MODULES)

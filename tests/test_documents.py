@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import table
+from tools.mistakes import MISTAKE, PAGE, message_of
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "adjoint").rglob("*.md")])
 
@@ -50,3 +53,27 @@ def test_named_files_exist(path):
 def test_what_a_repository_needs_is_there():
     for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Makefile", ".ci/run"):
         assert (ROOT / name).stat().st_size > 0
+
+
+def test_the_catalogue_of_errors_is_what_its_programs_raise():
+    text = PAGE.read_text(encoding="utf-8")
+    mistakes = list(MISTAKE.finditer(text))
+    assert len(mistakes) >= 20
+    for mistake in mistakes:
+        found = message_of(mistake["code"])
+        assert found == mistake["message"], f"{mistake['code']}\nraises\n{found}\nRun python -m tools.mistakes, and read what changed."
+        assert len(found.splitlines()) <= 12 and "\n  at " in found
+
+
+def test_figures_of_the_readme_are_measured():
+    block = table.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert block is not None and block[0] == table.block(table.stored()), "run python -m benchmarks.table"
+
+
+def test_the_table_of_figures_says_what_the_results_say():
+    rows = [{"row": "gradient of f", "contestants": {"adjoint": {"median": 4.4e-7, "error": 1e-16}, "jax": {"median": 3.7e-6}},
+             "best_peer": "jax", "ratio": 8.41}, {"row": "import adjoint with numpy, ms", "numpy": 100.2, "adjoint": 130.1}]
+    machine = {"processor": "a processor", "python": "3.11.7", "versions": {"numpy": "2.4.1"}}
+    text = table.block({"machine": machine, "threads": 2, "rows": rows})
+    assert "| gradient of f | 0.440 us | 3.70 us (jax) | 8.41 | 1e-16 |" in text
+    assert "* import adjoint with numpy: 130 ms, `import numpy` alone 100 ms." in text and "a processor, 2 threads" in text

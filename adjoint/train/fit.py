@@ -161,7 +161,7 @@ class _Run:
     def refuse(self, step: Step) -> None:
         gradient = value_and_grad(lambda m, x, y: self.loss(m(x), y))
         birth = birth_of_nonfinite(gradient, step.model, *step.batch)
-        born = f"born in {birth}" if birth else "a norm of its gradients overflowed"
+        born = f"born in {birth.operation}: {birth.detail}" if birth else "a norm of its gradients overflowed"
         place = (self.batches.cursor - 1) % len(self.batches) + 1
         epoch = self.batches.epoch + (self.batches.cursor > 0)
         raise NonFiniteError(explain(
