@@ -17,7 +17,7 @@ from ..errors import ConfigError, explain
 from ..nn.module import parameter_names
 from ..optim import Optimizer, apply_updates
 from ..transforms.reverse import value_and_grad
-from ..tree import flatten, unflatten
+from ..tree import flatten, is_array, unflatten
 
 Transform = Callable[[np.ndarray, int], np.ndarray]
 
@@ -62,6 +62,14 @@ def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) ->
 def _choose(condition: Any, new: Any, old: Any) -> Any:
     fresh, structure = flatten(new)
     return unflatten(structure, [n if n is o else np.where(condition, n, o) for n, o in zip(fresh, flatten(old)[0], strict=True)])
+
+
+def with_arrays(model: Any) -> Any:
+    """The model with its Python numbers as arrays (floats in the dtype of its other parameters), so that every leaf can change."""
+    leaves, structure = flatten(model)
+    floats = [x.dtype for x in leaves if is_array(x) and x.dtype.kind == "f"]
+    dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
+    return unflatten(structure, [x if is_array(x) else np.asarray(x, dtype if isinstance(x, float) else None) for x in leaves])
 
 
 def gradient_names(model: Any) -> list[str]:

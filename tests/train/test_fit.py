@@ -20,7 +20,7 @@ from adjoint.train.interrupts import deferred_interrupts
 from adjoint.train.loop import InputNoise, make_step, steps
 from adjoint.train.nonfinite import birth_of_nonfinite
 from adjoint.train.run_folder import RunFolder
-from adjoint.tree import flatten
+from adjoint.tree import flatten, leaf
 
 
 def blobs(count=60, seed=0):
@@ -237,3 +237,23 @@ def test_prediction_in_blocks():
     np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
     counts = confusion_matrix(found, y, 3)
     assert counts.sum() == 23 and counts.trace() == round(23 * (1 - error_rate(found, y)))
+
+
+class Scaled(nn.Module):
+    inner: nn.Linear
+    temperature: float = leaf(1.0)
+    name: str = "scaled"
+
+    def __call__(self, x):
+        return self.inner(x) * self.temperature
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_of_ones_own_with_a_number_as_parameter(compiled):
+    x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    model = Scaled(nn.Linear(1, 1, rng=np.random.default_rng(0)))
+    rule = optim.chain(optim.clip_by_global_norm(1.0), optim.adam(0.05))
+    run = fit(model, (x, 3 * x), optimizer=rule, loss=nn.squared_error, epochs=40, batch=16, validation=(x, 3 * x), compiled=compiled)
+    assert run.history[-1]["validation_loss"] < 1e-3 and "validation_error" not in run.history[0]
+    assert run.model.name == "scaled" and run.model.temperature.dtype == np.float32 and run.model.temperature != 1.0
+    assert model.temperature == 1.0
