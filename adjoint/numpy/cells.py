@@ -16,7 +16,7 @@ from ..core.interpreter import EVALUATION, Tracer, current, install, view_of
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
 from ..errors import DtypeError, MutationError, ShapeError, explain
-from ..primitives.operators import BINARY, operand
+from ..primitives.operators import BINARY, operand, overflow, too_large
 from ..primitives.structure import reshape_view
 from .registry import broadcasted, convert, permuted, reshaped, strong
 
@@ -124,6 +124,8 @@ def read_only(base: Any, y: Any) -> Any:
 
 def fitted(value: Any, cell: Tracer) -> Any:
     """The value with the shape and dtype of the cell: NumPy's assignment, which broadcasts and converts."""
+    if type(value) is int and too_large(cell, value):
+        raise overflow(cell, value)
     value = strong(value)
     shape, target = aval_of(value).shape, cell.aval.shape
     while len(shape) > len(target) and shape[0] == 1:        # assignment, unlike broadcasting, drops leading axes of one element

@@ -6,21 +6,25 @@ May import: L0-L2, registry, cells, indexing. Read next: elementwise.py.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..core.aval import aval_of
 from ..core.interpreter import Tracer, install
 from ..core.primitive import TABLE
 from ..errors import TracerError, explain
+from ..primitives.operators import compare, overflow, too_large
 from .cells import fitted, no_write_into_array, write
 from .indexing import add_at
-from .registry import FUNCTIONS, REFUSED, UFUNCS, UNSET, convert, refuse, reshaped, shape_of, value_of
+from .registry import FUNCTIONS, REFUSED, UFUNCS, UNSET, convert, refuse, reshaped, shape_of, strong, value_of
 
 _REDUCE = {"add": np.sum, "multiply": np.prod, "maximum": np.max, "minimum": np.min, "logical_and": np.all, "logical_or": np.any,
            "fmax": np.nanmax, "fmin": np.nanmin}
 _ACCUMULATE = {"add": np.cumsum, "multiply": np.cumprod}
+_COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
 _BOOLEAN_RESULT = frozenset((
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan", "isinf", "isfinite", "signbit", "logical_and",
     "logical_or", "logical_xor", "logical_not"))
@@ -43,7 +47,7 @@ def array_ufunc(self: Tracer, ufunc: np.ufunc, method: str, *inputs: Any, out: A
     elif method == "accumulate":
         y = _accumulate(ufunc, *inputs, **options)
     elif method == "outer":
-        left, right = map(value_of, inputs)
+        left, right = (strong(value_of(x)) for x in inputs)
         left = reshaped(left, (*shape_of(left), *(1,) * len(shape_of(right))))
         y = _call(ufunc, (left, right), False, options)
     else:
@@ -65,6 +69,13 @@ def _call(ufunc: np.ufunc, inputs: tuple, has_out: bool, options: dict) -> Any:
     dtype = options.get("dtype")
     if dtype is not None and name not in _BOOLEAN_RESULT:
         return function(*[convert(x, dtype) for x in args])
+    if name in _COMPARISONS:
+        return compare(function, *args)
+    for x, y in itertools.permutations(args, 2):
+        if type(y) is int and too_large(x, y):
+            raise overflow(x, y)
+    if all(aval_of(x).weak for x in args):                  # a ufunc of Python's numbers gives NumPy's, which do not give way
+        args = [strong(x) for x in args]
     return function(*args)
 
 

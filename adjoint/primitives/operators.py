@@ -14,9 +14,9 @@ import numpy as np
 
 from ..core.aval import aval_of
 from ..core.interpreter import Tracer, install
-from ..dtypes import BOOL
+from ..dtypes import BOOL, FLOAT64, INT64
 from ..errors import DtypeError, explain
-from .arithmetic import add, divide, multiply, negative, subtract
+from .arithmetic import add, convert, divide, multiply, negative, subtract
 from .comparison import (
     bitwise_and,
     bitwise_or,
@@ -54,16 +54,51 @@ def no_booleans(name: str, *xs: Any) -> None:
     raise DtypeError(explain(f"{name} of booleans is not defined.", remedy="Use np.logical_not (or ~), np.logical_xor (or ^)."))
 
 
+_RANGES = {np.dtype(d): (int(np.iinfo(d).min), int(np.iinfo(d).max)) for d in (np.uint8, np.int32, np.int64)}
+
+
+def too_large(x: Any, y: Any) -> bool:
+    """True if y is a Python integer that the integers of x cannot hold."""
+    aval = aval_of(x) if type(y) is int else None
+    return aval is not None and not aval.weak and aval.dtype in _RANGES and not _RANGES[aval.dtype][0] <= y <= _RANGES[aval.dtype][1]
+
+
+def overflow(x: Any, y: int) -> OverflowError:
+    """NumPy's error for a Python integer that does not fit."""
+    return OverflowError(explain(f"the integer {y} does not fit into {aval_of(x)}.", remedy="Convert first: x.astype(np.int64)."))
+
+
 def binary(row: Callable) -> tuple[Callable, Callable]:
     """The operator of a row and its reflected form."""
     def direct(x: Any, y: Any) -> Any:
         y = operand(y)
+        if type(y) is int and too_large(x, y):
+            raise overflow(x, y)
         return y if y is NotImplemented else row(x, y)
 
     def reflected(x: Any, y: Any) -> Any:
         y = operand(y)
+        if type(y) is int and too_large(x, y):
+            raise overflow(x, y)
         return y if y is NotImplemented else row(y, x)
     return direct, reflected
+
+
+def comparison(row: Callable) -> Callable:
+    """A comparison: exact also with Python integers that the dtype of x cannot hold, as in NumPy."""
+    def direct(x: Any, y: Any) -> Any:
+        y = operand(y)
+        return y if y is NotImplemented else compare(row, x, y)
+    return direct
+
+
+def compare(row: Callable, x: Any, y: Any) -> Any:
+    """row(x, y), where an integer that does not fit is compared in a wider dtype."""
+    if too_large(x, y):
+        x = convert(x, dtype=INT64 if not too_large(np.int64(0), y) else FLOAT64)
+    if too_large(y, x):
+        y = convert(y, dtype=INT64 if not too_large(np.int64(0), x) else FLOAT64)
+    return row(x, y)
 
 
 def _repeated(x: Any, y: Any) -> Any:
@@ -74,6 +109,8 @@ def _repeated(x: Any, y: Any) -> Any:
 
 def product(x: Any, y: Any) -> Any:
     """x * y."""
+    if type(y) is int and too_large(x, y):
+        raise overflow(x, y)
     y, found = operand(y), _repeated(x, y)
     return found if found is not NotImplemented else y if y is NotImplemented else multiply(x, y)
 
@@ -82,7 +119,7 @@ def equality(row: Callable, otherwise: bool) -> Callable:
     """== and !=: what NumPy cannot compare is unequal, element by element."""
     def direct(x: Any, y: Any) -> Any:
         y = operand(y)
-        return np.full(x.shape, otherwise)[()] if y is NotImplemented else row(x, y)
+        return np.full(x.shape, otherwise)[()] if y is NotImplemented else compare(row, x, y)
     return direct
 
 
@@ -106,7 +143,7 @@ for _name, _row in BINARY.items():
     install(**{f"__{_name}__": _operator, f"__r{_name}__": _reflected})
 
 for _name, _row in {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}.items():
-    install(**{f"__{_name}__": binary(_row)[0]})
+    install(**{f"__{_name}__": comparison(_row)})
 
 install(__mul__=product, __rmul__=product, __eq__=equality(equal, False), __ne__=equality(not_equal, True), __neg__=opposite,
         __abs__=lambda x: absolute(x), __invert__=lambda x: invert(x), __divmod__=lambda x, y: (x // y, x % y),
