@@ -162,3 +162,32 @@ def test_a_compiled_step_serves_every_rate_and_count():
     for a, b in zip(flatten(eager)[0], flatten(native)[0], strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-13)
     assert compiled.stats()["programs"] == 1
+
+
+COMPILED = {
+    "sgd": optim.sgd(0.1),
+    "nesterov": optim.sgd(schedules.warmup(2, schedules.cosine(0.1, 5)), momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": optim.adam(schedules.step(0.1, 2)),
+    "adamw": optim.adamw(schedules.exponential(0.1, 0.9)),
+    "adagrad": optim.adagrad(schedules.polynomial(0.1, 5, power=2.0)),
+    "rmsprop": optim.rmsprop(schedules.piecewise([1, 3], [0.1, 0.05, 0.01])),
+    "clipped": optim.chain(optim.clip_by_global_norm(0.5), optim.sgd(schedules.inverse_sqrt(0.1))),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_every_rule_and_schedule_compiles(name):
+    rule, x = COMPILED[name], np.ones((3, 2), np.float32)
+    model = {"w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.float32)}
+
+    def step(model, state):
+        gradients = ad.grad(lambda m: np.sum((m["w"] @ x) ** 2) + np.sum(np.sin(m["b"])))(model)
+        updates, state = rule.update(gradients, state, model)
+        return optim.apply_updates(model, updates), state
+    compiled, eager, native = ad.compile(step, donate=(0, 1)), (model, rule.init(model)), (model, rule.init(model))
+    for _ in range(6):
+        eager, native = step(*eager), compiled(*native)
+    for a, b in zip(flatten(eager)[0], flatten(native)[0], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    assert compiled.stats()["programs"] == 1
