@@ -186,3 +186,34 @@ def test_a_gradient_is_a_model(model, rng):
     assert isinstance(bars, nn.Sequential) and bars[0].weight.shape == (3, 4)
     per_example = ad.vmap(lambda x, y: ad.grad(lambda m: nn.cross_entropy(m(x[None]), y[None]))(model))(x, y)
     close(per_example[0].weight.mean(0), bars[0].weight)
+
+
+ACTIVATIONS = [nn.relu, nn.leaky_relu, nn.sigmoid, nn.tanh, nn.softplus, nn.silu, nn.gelu, nn.softmax]
+
+
+@pytest.mark.parametrize("f", ACTIVATIONS, ids=lambda f: f.__name__)
+def test_activations_compile(f, rng):
+    for dtype, rtol in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        x = np.concatenate([rng.standard_normal((3, 8)), np.zeros((1, 8)), np.full((1, 8), 90.0)]).astype(dtype)
+        both = ad.value_and_grad(lambda x: np.sum(f(x) * np.float32([1, 2, 3, 4, 5, 6, 7, 8])))
+        for found, expected in zip(ad.compile(both)(x), both(x), strict=True):
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
+
+
+def test_losses_compile(rng):
+    z, y = rng.standard_normal((6, 4)).astype(np.float32), np.array([0, 3, 1, 1, 2, 0])
+    for loss in (lambda z: nn.cross_entropy(z, y), lambda z: nn.cross_entropy(z, y, label_smoothing=0.1),
+                 lambda z: nn.squared_error(z, z * 0.5 + 1.0), lambda z: nn.logistic_loss(z[:, 0], np.sign(z[:, 1]))):
+        both = ad.value_and_grad(loss)
+        for found, expected in zip(ad.compile(both)(z), both(z), strict=True):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_are_traced(rng):
+    z, y = rng.standard_normal((6, 4)), np.array([0, 3, 1, 1, 2, 0])
+    loss = ad.compile(nn.cross_entropy)
+    for labels in (y, y[::-1].copy()):
+        close(loss(z, labels), nn.cross_entropy(z, labels))
+    assert loss.stats()["programs"] == 1
