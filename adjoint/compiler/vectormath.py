@@ -94,8 +94,15 @@ def _format(x: Value) -> Format:
 
 
 def _polynomial(e: LoopEmitter, name: str, x: Value) -> Value:
-    """Horner's rule for the table's polynomial."""
+    """The table's polynomial: Horner's rule; a long one as even + x odd, two chains that run side by side."""
     coefficients = COEFFICIENTS[name, x.dtype.name]
+    if len(coefficients) < 10:
+        return _horner(e, coefficients, x)
+    square = e.mul(x, x)
+    return e.fma(_horner(e, coefficients[1::2], square), x, _horner(e, coefficients[::2], square))
+
+
+def _horner(e: LoopEmitter, coefficients: tuple[float, ...], x: Value) -> Value:
     total = e.const(coefficients[-1], x)
     for coefficient in coefficients[-2::-1]:
         total = e.fma(total, x, coefficient)
