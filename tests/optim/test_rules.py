@@ -191,3 +191,24 @@ def test_every_rule_and_schedule_compiles(name):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
     assert compiled.stats()["programs"] == 1
+
+
+def test_an_ensemble_trains_as_its_members_do(rng):
+    """vmap over the step: models of several seeds in one native call, each with the bits it has alone."""
+    models = [nn.mlp(3, 8, 2, activation=nn.relu, rng=np.random.default_rng(k)) for k in range(3)]
+    rule = optim.adam(schedules.cosine(0.05, 10))
+
+    def step(model, state, x, y):
+        loss, gradients = ad.value_and_grad(lambda m: nn.cross_entropy(m(x), y))(model)
+        updates, state = rule.update(gradients, state, model)
+        return optim.apply_updates(model, updates), state, loss
+    stack = lambda *trees: ad.tree.map_tree(lambda *xs: np.stack(xs), *trees)
+    together = stack(*models), stack(*map(rule.init, models))
+    alone = [(m, rule.init(m)) for m in models]
+    every, one = ad.compile(ad.vmap(step, in_axes=(0, 0, None, None))), ad.compile(step)
+    for _ in range(5):
+        x, y = rng.standard_normal((16, 3)).astype(np.float32), rng.integers(0, 2, 16)
+        *together, losses = every(*together, x, y)
+        alone = [one(*member[:2], x, y) for member in alone]
+        np.testing.assert_array_equal(losses, [member[2] for member in alone])
+    np.testing.assert_array_equal(flatten(together[0])[0][0], np.stack([flatten(member[0])[0][0] for member in alone]))
