@@ -118,13 +118,13 @@ def _emit_compute_step(
     buffer.align = 64
     a, b = (_address(builder, buffers, operand, plan.size) for operand in (c.a, c.b))
     out = _address(builder, buffers, plan.direct, plan.size) if plan.direct else buffer
-    packed = {plan.wide: at(builder, scratch, i64(plan.a_offset)) if plan.packs_a else a}
+    a = at(builder, scratch, i64(plan.a_offset)) if plan.packs_a else a
     shape = record(module, c.name + "_shape", plan.shape_record())
     arguments = [begin, end, control, buffers, out, buffer, epilogue or ir.Constant(PTR, None), shape]
     for tile in (plan.wide if plan.wide_panels else plan.narrow, plan.narrow if plan.narrow_panels else plan.wide):
         fields = record(module, c.name + "_panels", plan.panels_record(tile))
         kernel = microkernel(module, target, c.dtype, tile)
-        arguments += [packed.get(tile, a), scratch if plan.packs_b else b, kernel, fields]
+        arguments += [a, scratch if plan.packs_b else b, kernel, fields]
     builder.call(product_function(module, target, emit_poll), arguments)
     builder.ret_void()
     return function

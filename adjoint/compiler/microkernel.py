@@ -103,14 +103,18 @@ class _Emission:
         builder.position_at_end(group)
         left = _phi(builder, (k, ready))
         soon = _phi(builder, (ahead, ready))
+        c_soon, c_left = _phi(builder, (c, ready)), _phi(builder, (i64(self.tile.rows), ready))
         outer = [_phi(builder, (value, ready)) for value in (i64(0), b, *start)]
         soon_after = self._ask_ahead(builder, soon)
+        c_after = self._ask_for_c(builder, c_soon, c_left, c_row)
         count = minimum(builder, left, i64(GROUP))
+        before = builder.block
         builder.branch(loop)
-        state = self._accumulate(builder, group, loop, following, count, outer)
+        state = self._accumulate(builder, before, loop, following, count, outer)
         builder.position_at_end(following)
         left_after = builder.sub(left, count)
-        for phi, value in zip((left, soon, *outer), (left_after, soon_after, *state), strict=True):
+        phis = (left, soon, c_soon, c_left, *outer)
+        for phi, value in zip(phis, (left_after, soon_after, *c_after, *state), strict=True):
             phi.add_incoming(value, following)
         builder.cbranch(builder.icmp_signed("!=", left_after, i64(0)), group, finish)
         builder.position_at_end(finish)
@@ -126,6 +130,15 @@ class _Emission:
         for line in range(ASK):
             prefetch(builder, at(builder, soon, i64(64 * line)))
         return at(builder, soon, step)
+
+    def _ask_for_c(
+        self, builder: ir.IRBuilder, row: ir.Value, left: ir.Value, c_row: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """Prefetch a row of C while there are some left: asked for all at once, at the end, they would hold up loads."""
+        with builder.if_then(builder.icmp_signed("<", i64(0), left)):
+            for line in range(max(1, self.tile.vectors * self.lanes * self.align // 64)):
+                prefetch(builder, at(builder, row, i64(64 * line)), write=True, nearness=3)
+        return at(builder, row, c_row), builder.sub(left, i64(1))
 
     def _accumulate(
         self, builder: ir.IRBuilder, before: ir.Block, loop: ir.Block, after: ir.Block, count: ir.Value,

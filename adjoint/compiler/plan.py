@@ -48,7 +48,8 @@ class Plan:
 
     @property
     def narrow(self) -> Tile:
-        return narrow_tile(self.contraction.m)
+        """Packed blocks of A have the rows of the wide tile."""
+        return Tile(self.wide.rows, 1) if self.packs_a else narrow_tile(self.contraction.m)
 
     @property
     def size(self) -> int:
@@ -216,10 +217,10 @@ class Plan:
         }  # fmt: skip
 
     def _a_steps(self, tile: Tile) -> dict[str, int]:
-        """The strides of A as this tile reads it: packed for the wide tile if at all, else in place."""
+        """The strides of A as this tile reads it."""
         size = self.size
         batch, row, step = (stride * size for stride in self.contraction.a.strides)
-        if self.packs_a and tile == self.wide:
+        if self.packs_a:
             batch, row, step = self.a_bytes if self.a_batches > 1 else 0, size, tile.rows * size
             chunk, call = self.chunk_rows // tile.rows * self.a_block_bytes, self.a_block_bytes
         else:

@@ -152,7 +152,7 @@ def test_a_training_step_shares_few_small_microkernels():
         cases += [Case((1, batch, outer, inner), "NT", epilogue="bias"), Case((1, outer, inner, batch), "TN")]
         cases.append(Case((1, batch, inner, outer), "NN", epilogue="bias"))
     native = Native(cases, host_target())
-    assert native.text.count('define internal void @"microkernel_') <= 2
+    assert native.text.count('define internal void @"microkernel_') <= 3
     assert len(native.text.splitlines()) < 5000
 
 
