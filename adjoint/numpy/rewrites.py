@@ -25,6 +25,7 @@ _CALLS = (
     (r"^(np|numpy)\.(array|asarray|asanyarray)\(", "Leave a value as it is; for a list: np.stack([...]) or adjoint.numpy.array([...])."),
     (r"^(range|\w*\.?arange|\w*\.?zeros|\w*\.?ones|\w*\.?empty|\w*\.?eye)\(", COUNT),
     (r"^(np|numpy)\.(take|repeat|pad|select|roll|full_like)\(", "Write adjoint.numpy.{1}, which looks at every argument."),
+    (r"^(np|numpy)\.(\w+)\(\s*[\[(]", "Write np.{1}(np.stack([...])), or adjoint.numpy.{1}([...])."),
     (r"^(max|min)\(", "Write np.{0}imum(a, b), or np.{0} of an array."),
     (r"^sorted\(", "Write np.sort(x)."),
     (r"\.(dot|take|repeat|searchsorted)\(", "Write adjoint.numpy.{0}(array, ...), which looks at every argument."),

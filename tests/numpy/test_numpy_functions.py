@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy_cases import ALL, draw
 
+import adjoint as ad
 from adjoint.core.aval import aval_of
 from adjoint.core.interpreter import Tracer, current, interpreting, known
 from adjoint.core.primitive import bind
@@ -100,3 +101,26 @@ def test_batched_equals_a_loop(name: str, function: Any, shapes: tuple, smooth: 
 @pytest.mark.parametrize(("name", "function", "shapes", "smooth", "exact"), [c for c in ALL if c[3]], ids=[c[0] for c in ALL if c[3]])
 def test_derivative(name: str, function: Any, shapes: tuple, smooth: bool, exact: bool, rng: np.random.Generator) -> None:
     check_grads(function, *[draw(rng, shape, np.float64) for shape in shapes], order=1, rng=rng)
+
+
+GROUPS = 24
+SMOOTH = [c for c in ALL if c[3] and c[0] != "compress"]
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_compiled_gradient_equals_eager(group: int, rng: np.random.Generator) -> None:
+    """One program for several functions: the gradient of the sum of their results under weights that differ."""
+    chosen = SMOOTH[group::GROUPS]
+    arguments = [[draw(rng, shape, np.float64) for shape in c[2]] for c in chosen]
+
+    def loss(groups: list) -> Any:
+        total = 0.0
+        for c, xs in zip(chosen, groups, strict=True):
+            for k, y in enumerate(flatten(c[1](*xs))[0]):
+                total = total + np.sum(np.sin(y + k)) if aval_of(y).dtype.kind == "f" else total
+        return total
+    with np.errstate(all="ignore"):
+        expected = ad.grad(loss)(arguments)
+        found = ad.compile(ad.grad(loss))(arguments)
+    for x, y in zip(flatten(found)[0], flatten(expected)[0], strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9)

@@ -10,6 +10,7 @@ import pytest
 import adjoint as ad
 from adjoint.core.aval import Aval, aval_of
 from adjoint.core.trace import trace_graph
+from adjoint.errors import DtypeError
 
 SINGLE, SMALL = np.array([1.0, -2.0], np.float32), np.array([1, 2], np.int32)
 SCALARS = [
@@ -82,3 +83,10 @@ def test_small_integers_into_float_functions_give_float64() -> None:
     for dtype in (np.bool_, np.uint8):
         graph = trace_graph(lambda x: [np.sin(x), np.sqrt(x), np.hypot(x, x)], [Aval((2,), np.dtype(dtype))])
         assert all(out.aval.dtype == np.float64 for out in graph.outputs)
+
+
+def test_sums_of_bytes_need_a_dtype() -> None:
+    byte = np.array([1, 200], np.uint8)
+    with pytest.raises(DtypeError, match="uint64"):
+        trace_graph(lambda x: [np.sum(x)], [aval_of(byte)])
+    assert trace_graph(lambda x: [np.sum(x, dtype=np.int64)], [aval_of(byte)]).outputs[0].aval.dtype == np.int64
