@@ -17,7 +17,8 @@ Schedule = Callable[[Any], Any]
 
 def _positive(name: str, steps: int) -> None:
     if not steps > 0:
-        raise ConfigError(explain(f"{name}: steps is {steps}, expected a positive number of updates."))
+        raise ConfigError(explain(f"{name}: steps is {steps}, expected a positive number of updates.",
+                                  remedy="Epochs times batches per epoch, for instance."))
 
 
 def constant(rate: float) -> Schedule:
@@ -99,7 +100,7 @@ def piecewise(boundaries: Sequence[int], rates: Sequence[float]) -> Schedule:
     """
     if len(rates) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
         raise ConfigError(explain(f"piecewise: {len(boundaries)} boundaries, ascending, need {len(boundaries) + 1} rates, "
-                                  f"found {len(rates)}."))
+                                  f"found {len(rates)}.", remedy="Give the rate before the first boundary too."))
 
     def rate(t: Any) -> Any:
         value = rates[0]

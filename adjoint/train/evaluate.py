@@ -29,7 +29,7 @@ class Predictor:
 
     def __call__(self, model: Any, x: np.ndarray) -> np.ndarray:
         if len(x) == 0:
-            raise ShapeError(explain("predict: there are no examples."))
+            raise ShapeError(explain("predict: there are no examples.", remedy="Give an array with at least one row."))
         outputs = []
         for start in range(0, len(x), self._block):
             rows = x[start:start + self._block]

@@ -114,7 +114,8 @@ class InputNoise:
 
     def __init__(self, scale: float, seed: int):
         if not scale >= 0:
-            raise ConfigError(explain(f"InputNoise: scale is {scale}, expected a number of at least 0."))
+            raise ConfigError(explain(f"InputNoise: scale is {scale}, expected a number of at least 0.",
+                                      remedy="It is the deviation of the noise, for instance 0.1."))
         self.scale, self.seed, self._buffer = scale, seed, np.empty(0, np.float32)
 
     def __call__(self, x: np.ndarray, count: int) -> np.ndarray:

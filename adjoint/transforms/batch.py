@@ -66,7 +66,8 @@ def vmap(function: Callable, in_axes: Any = 0, out_axes: int = 0) -> Callable:
     def batched(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         if len(axes) != len(args):
-            raise ShapeError(explain(f"vmap: in_axes names {len(axes)} arguments, the call has {len(args)}."))
+            raise ShapeError(explain(f"vmap: in_axes names {len(axes)} arguments, the call has {len(args)}.",
+                                     remedy="Give one axis (or None) for each positional argument."))
         interpreter, size = Batch(current()), None
         lifted = []
         for n, (arg, axis) in enumerate(zip(args, axes, strict=True)):

@@ -87,7 +87,8 @@ def _refuse_captured(name: str, active: tuple, arity: int) -> None:
 
 def _check_result(name: str, expected: list[Aval], found: list[Aval]) -> None:
     if [a.shape for a in expected] != [a.shape for a in found]:
-        raise ShapeError(explain(f"{name}: the rule returned {', '.join(map(str, found))}, expected {', '.join(map(str, expected))}."))
+        raise ShapeError(explain(f"{name}: the rule returned {', '.join(map(str, found))}, expected {', '.join(map(str, expected))}.",
+                                 remedy="A rule returns values of the function's shapes, and cotangents of the arguments' shapes."))
 
 
 def _transpose(linear: Callable, avals: list[Aval], cotangents: list) -> list:
@@ -192,7 +193,8 @@ def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Cal
 
 def _check_forward(both: Structure, graph: Graph, ahead: Graph) -> None:
     if both.kind != "tuple" or len(both.children) != 2:
-        raise TreeError(explain(f"custom_vjp: forward must return (y, residuals), it returned {both}."))
+        raise TreeError(explain(f"custom_vjp: forward must return (y, residuals), it returned {both}.",
+                                remedy="Return the result, and as the second what backward needs (None if nothing)."))
     found = [a.aval for a in ahead.outputs[:both.children[0].leaf_count]]
     _check_result("custom_vjp: forward", [a.aval for a in graph.outputs], found)
 

@@ -113,6 +113,7 @@ def _walk(s: Any, o: Any, leaves: Any, marked: list) -> None:
         marked.append(None if o.kind == "static" and o.meta.value is None else next(leaves))
         return
     if len(s.children) != len(o.children):
-        raise TreeError(explain(f"two trees differ: expected {s}, found {o}."))
+        raise TreeError(explain(f"two trees differ: expected {s}, found {o}.",
+                                remedy="Give a tree like the primals, with None for leaves that have no tangent."))
     for a, b in zip(s.children, o.children, strict=True):
         _walk(a, b, leaves, marked)

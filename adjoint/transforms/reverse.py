@@ -306,12 +306,13 @@ def _check_argnums(numbers: tuple, args: tuple) -> None:
 def _seed(outputs: list, structure: Structure, inputs: list) -> Any:
     if all(x is None for x in inputs):
         raise NotDifferentiableError(explain("grad: no differentiated argument holds a floating number.",
-                                             remedy="Convert integers first: x.astype(np.float64)."))
+                                             remedy="Convert integers first: x.astype(np.float64), 3.0 for 3."))
     if len(outputs) != 1 or aval_of(outputs[0]).shape != ():
         found = str(aval_of(outputs[0])) if len(outputs) == 1 else f"{len(outputs)} values: {structure}"
         raise NotDifferentiableError(explain(f"grad: the function must return one number, it returned {found}.",
                                              remedy="Reduce it, for example with .sum() or .mean(); for all derivatives use jacobian."))
     aval = aval_of(outputs[0])
     if aval.dtype.kind != "f":
-        raise NotDifferentiableError(explain(f"grad: the function returned {aval}, which is not floating."))
+        raise NotDifferentiableError(explain(f"grad: the function returned {aval}, which is not floating.",
+                                             remedy="Return a floating number; integers and booleans have no derivative."))
     return np.ones((), aval.dtype)[()]
