@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..dtypes import DTYPES, check_dtype, weak_dtype
+from ..errors import DtypeError, explain
 
 _PROTOTYPE = {"b": False, "i": 0, "u": 0, "f": 0.0}
 
@@ -57,6 +58,9 @@ def aval_of(x: Any) -> Aval:
         return found
     if isinstance(x, (bool, int, float)) and not isinstance(x, np.generic):
         return Aval((), weak_dtype(x), True)
+    if hasattr(x, "mask") or isinstance(x, np.matrix):
+        raise DtypeError(explain(f"{type(x).__name__} computes otherwise than a plain array does, and that would be lost here.",
+                                 remedy="Pass np.asarray(x); for a masked array, its data and its mask as two arguments."))
     array = np.asarray(x)
     return Aval(array.shape, check_dtype(array.dtype))
 

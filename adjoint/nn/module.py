@@ -18,6 +18,8 @@ from ..tree import flatten, is_array, unflatten
 class Module:
     """Base of all layers and models. A subclass states its fields and defines __call__; it becomes a frozen dataclass.
 
+    A subclass may write its own __init__, in which each field is set once (`self.hidden = Linear(...)`); then the module is frozen.
+
     Example:
         >>> class Affine(Module):
         ...     weight: np.ndarray
@@ -33,6 +35,23 @@ class Module:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in cls.__dict__)(cls)
+        del cls.__setattr__, cls.__delattr__            # the dataclass's own: Module's allow __init__, and say more
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in (f.name for f in dataclasses.fields(self)):
+            raise AttributeError(explain(f"{type(self).__name__} has no field {name!r}.",
+                                         remedy=f"State it in the class: `{name}: np.ndarray`, or the type that it has."))
+        if name in self.__dict__:
+            raise self._frozen(name)
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise self._frozen(name)
+
+    def _frozen(self, name: str) -> dataclasses.FrozenInstanceError:
+        return dataclasses.FrozenInstanceError(explain(
+            f"{type(self).__name__} is frozen: its field {name!r} is set once, when it is made.",
+            remedy="A model is a value: make another with nn.load_parameters or adjoint.tree.map_tree, or let the step return it."))
 
     def _place(self, **fields: Any) -> None:
         """Set the fields of a module that writes its own __init__ (afterwards they are frozen)."""

@@ -1,5 +1,6 @@
 """Modules, layers, losses, initial values: names as PyTorch's, formulas by hand, derivatives at the kinks as written down."""
 
+import dataclasses
 import doctest
 import importlib
 
@@ -217,3 +218,24 @@ def test_labels_are_traced(rng):
     for labels in (y, y[::-1].copy()):
         close(loss(z, labels), nn.cross_entropy(z, labels))
     assert loss.stats()["programs"] == 1
+
+
+def test_a_module_with_its_own_init_sets_each_field_once(rng):
+    class Net(nn.Module):
+        inner: nn.Linear
+        outer: nn.Linear
+
+        def __init__(self, again=False, stated=True):
+            self.inner = self.outer = nn.Linear(2, 2, rng=rng)
+            if again:
+                self.inner = None
+            if not stated:
+                self.extra = 1
+
+    net = Net()
+    assert list(nn.named_parameters(net)) == ["inner.weight", "inner.bias", "outer.weight", "outer.bias"]
+    for change in (lambda: setattr(net, "inner", 1), lambda: delattr(net, "inner"), lambda: Net(again=True)):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="Net is frozen: its field 'inner'"):
+            change()
+    with pytest.raises(AttributeError, match="Net has no field 'extra'"):
+        Net(stated=False)
