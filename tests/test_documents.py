@@ -77,3 +77,9 @@ def test_the_table_of_figures_says_what_the_results_say():
     text = table.block({"machine": machine, "threads": 2, "rows": rows})
     assert "| gradient of f | 0.440 us | 3.70 us (jax) | 8.41 | 1e-16 |" in text
     assert "* import adjoint with numpy: 130 ms, `import numpy` alone 100 ms." in text and "a processor, 2 threads" in text
+
+
+def test_code_shown_from_the_package_is_its_code():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "adjoint").rglob("*.py")]
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert shown and all(any(code in source for source in sources) for code in shown if ">>>" not in code)
