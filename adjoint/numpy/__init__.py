@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.primitive import TABLE
-from . import calculus, dispatch, methods, norms, sorting, summation  # noqa: F401  (they fill the tables of registry.py)
+from . import calculus, dispatch, methods, norms, sorting, statistics, summation  # noqa: F401  (they fill the tables of registry.py)
 from .constructors import arange, array, asarray, empty, eye, full, holds_traced, identity, linspace, ones, tri, zeros
 from .registry import FUNCTIONS, UFUNCS
 

@@ -177,11 +177,11 @@ REFUSED.update(
     lcm="Compute it outside of the function.",
     bitwise_count="Count with shifts and masks.", isnat="Dates are not supported.",
     piecewise="Write np.where(condition, f(x), g(x)), or np.select.", apply_along_axis="Use adjoint.vmap along the axis.",
-    apply_over_axes="Use the axis argument with a tuple.", unwrap="Add the multiples of 2 pi by hand.", partition="Use np.sort.",
-    argpartition="Use np.argsort.", lexsort="Use np.argsort.", unique="The size of its result depends on values: compute it outside.",
+    apply_over_axes="Use the axis argument with a tuple.", unwrap="Add the multiples of 2 pi by hand.",
+    lexsort="Use np.argsort.", unique="The size of its result depends on values: compute it outside.",
     histogram="It has no derivative: compute it outside.", bincount="Write np.add.at(zeros, i, weights), zeros a traced np.zeros_like.",
     save="Return the value and save the result.", i0="It has no rule: give its derivative by adjoint.custom_vjp.",
-    isin="Compare with each: np.any(x[..., None] == values, axis=-1).", resize="Use np.tile and a slice, or np.pad.",
+    resize="Use np.tile and a slice, or np.pad.",
     asarray="Leave out like=: adjoint.numpy.asarray.", einsum_path="It needs shapes only: pass arrays of these shapes.")
 
 

@@ -40,9 +40,9 @@ def rewrite(otherwise: str = GENERAL) -> str:
     if frame is None:
         return otherwise
     operation = opcode.opname[frame.f_code.co_code[_last(frame)]]
-    if operation == "STORE_SUBSCR":
+    if operation in ("STORE_SUBSCR", "STORE_SLICE"):
         return _STORE
-    if "SUBSCR" in operation or "SLICE" in operation:
+    if "SUBSCR" in operation or "SLICE" in operation or (operation == "BINARY_OP" and expression(frame).endswith("]")):
         return _LOAD
     if "JUMP" in operation or operation in ("UNARY_NOT", "TO_BOOL"):
         return _SELECT

@@ -106,6 +106,16 @@ SHAPES = [
     case("vander", lambda x: (np.vander(x), np.vander(x, 3, increasing=True)), V), case("polyval", lambda p, x: np.polyval(p, x), (3,), X),
 ]
 
+STATISTICS = [
+    case("cov", lambda x, y: (np.cov(x), np.cov(x, y), np.cov(x, rowvar=False), np.cov(x, bias=True), np.cov(x[0], y[0], ddof=2)), X, X),
+    case("corrcoef", lambda x, y: (np.corrcoef(x), np.corrcoef(x[0], y[1])), X, X),
+    case("nan running", lambda x: (np.nancumsum(x), np.nancumprod(x, axis=1), np.nanargmax(x, 1), np.nanargmin(x)), NAN, smooth=False),
+    case("isin", lambda x: (np.isin(x, x[0]), np.isin(x, [1.0], invert=True)), X, smooth=False),
+    case("partition", lambda x: (np.partition(x, 2)[:, 2], np.partition(x, 1, axis=0)[1]), X),
+    case("argpartition", lambda x: np.argpartition(x, 2)[:, 2], X, smooth=False),
+    case("windows", lambda x: (np.lib.stride_tricks.sliding_window_view(x, (2, 3)), np.lib.stride_tricks.sliding_window_view(x, 2, 1)), X),
+]
+
 INDICES = np.array([2, 0, -1, 2])
 TAKING = [
     case("take", lambda x: (np.take(x, INDICES, axis=1), np.take(x, 3), np.take(x, [[0, 1], [2, 3]], axis=0, mode="wrap"),
@@ -227,7 +237,7 @@ ELEMENTWISE = [
     case("dtype=", lambda x: (np.add(x, 1, dtype=np.float32), np.multiply(x, x, dtype=np.float64)), X, smooth=False),
 ]
 
-ALL = REDUCTIONS + SHAPES + TAKING + PRODUCTS + CALCULUS + ELEMENTWISE
+ALL = REDUCTIONS + STATISTICS + SHAPES + TAKING + PRODUCTS + CALCULUS + ELEMENTWISE
 
 
 def draw(rng: np.random.Generator, argument: Any, dtype: type) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,14 @@ def test_norms_have_a_subgradient_at_zero() -> None:
         assert np.all(np.isfinite(found))
         if ord in (None, 2, 3):
             np.testing.assert_array_equal(found, 0.0)
+
+
+def test_the_document_lists_every_function_with_a_rule() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "numpy.md").read_text(encoding="utf-8")
+    listed = set(text.split("```text\n")[1].split("```")[0].split())
+    names = set(dir(ad.numpy)) - {"dtype", "finfo", "iinfo", "bool", "isdtype", "can_cast"}
+    own = {name for name in names if not isinstance(getattr(ad.numpy, name), type) and callable(getattr(ad.numpy, name))}
+    missing = own - listed - set(ad.numpy.__all__) - {"ndarray", "bool_"}
+    assert not missing, f"docs/numpy.md does not list {sorted(missing)}"
+    for name in listed:
+        assert name.startswith(("linalg.", "lib.")) or not hasattr(np, name) or name in names, f"{name} has no rule"
