@@ -22,7 +22,7 @@ test: $(VENV)/installed-test
 
 check: $(VENV)/installed-test
 	@$(BIN)/ruff check adjoint tests tools benchmarks examples
-	@$(BIN)/python -m pytest tests/test_layers.py tests/test_documents.py
+	@$(BIN)/python -m pytest tests/test_layers.py tests/test_documents.py tests/test_doctests.py
 
 bench: $(VENV)/installed-bench
 	@$(BIN)/python -m benchmarks $(ARGS)
