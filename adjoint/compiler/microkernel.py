@@ -43,9 +43,13 @@ class Tile:
     vectors: int
 
 
-def wide_tile(target: Target) -> Tile:
-    """Hides the latency of fma and loads least per fma: 24 accumulators of 32 registers, or 12 of 16."""
-    return Tile(6, 4) if target.vector_registers >= 32 else Tile(6, 2)
+def wide_tile(target: Target, vectors: int) -> Tile:
+    """Hides the latency of fma and loads least per fma: 24 accumulators of 32 registers, or 12 of 16.
+
+    Where all columns are only two or three vectors, a tile of that width.
+    """
+    widest = Tile(6, 4) if target.vector_registers >= 32 else Tile(6, 2)
+    return Tile(8, vectors) if 1 < vectors < widest.vectors else widest
 
 
 def narrow_tile(m: int) -> Tile:

@@ -281,9 +281,10 @@ def _turned_back(plan: Plan) -> Plan:
 
 def _cut(contraction: Contraction, target: Target) -> Plan:
     c, lanes = contraction, target.lanes(contraction.dtype)
-    wide = row_tile(c.n // lanes) if c.m == 1 else wide_tile(target)
-    width = wide.vectors * lanes
     packs_b = _packs_b(c, lanes)
+    vectors = ceil_divide(c.n, lanes) if packs_b else c.n // lanes
+    wide = row_tile(c.n // lanes) if c.m == 1 else wide_tile(target, vectors)
+    width = wide.vectors * lanes
     wide_panels, rest = divmod(c.n, width) if wide.vectors > 1 else (0, c.n)
     narrow_panels = ceil_divide(rest, lanes)
     if packs_b and narrow_panels > wide.vectors // 2 > 0:
