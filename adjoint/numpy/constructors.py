@@ -37,8 +37,8 @@ def _constructor(name: str, value: Any) -> Callable:
 
     def construct(shape: Any, dtype: Any = None, order: str = "C", *, device: str | None = None) -> Any:
         if current() is EVALUATION:
-            return numpy_function(shape, dtype or float)
-        return filled(value, shape, check_dtype(np.dtype(dtype or float)))
+            return numpy_function(shape, dtype or float, order)
+        return filled(value, shape, check_dtype(np.dtype(dtype or float)), order == "C")
     construct.__name__ = construct.__qualname__ = name
     construct.__doc__ = f"np.{name}: a new array, inside a trace a cell that can be written."
     return construct

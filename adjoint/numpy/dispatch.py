@@ -15,11 +15,11 @@ import numpy as np
 from ..core.aval import aval_of
 from ..core.interpreter import Tracer, install
 from ..core.primitive import TABLE
-from ..errors import TracerError, explain
+from ..errors import DtypeError, TracerError, explain
 from ..primitives.operators import compare, overflow, too_large
 from .cells import fitted, no_write_into_array, write
 from .indexing import add_at
-from .registry import FUNCTIONS, REFUSED, UFUNCS, UNSET, convert, refuse, reshaped, shape_of, strong, value_of
+from .registry import FUNCTIONS, REFUSED, UFUNCS, UNSET, cast, refuse, reshaped, shape_of, strong, value_of
 
 _REDUCE = {"add": np.sum, "multiply": np.prod, "maximum": np.max, "minimum": np.min, "logical_and": np.all, "logical_or": np.any,
            "fmax": np.nanmax, "fmin": np.nanmin}
@@ -68,7 +68,7 @@ def _call(ufunc: np.ufunc, inputs: tuple, has_out: bool, options: dict) -> Any:
     args = [value_of(x) for x in inputs]
     dtype = options.get("dtype")
     if dtype is not None and name not in _BOOLEAN_RESULT:
-        return function(*[convert(x, dtype) for x in args])
+        return function(*[cast(x, dtype, options.get("casting", "same_kind")) for x in args])
     if name in _COMPARISONS:
         return compare(function, *args)
     for x, y in itertools.permutations(args, 2):
@@ -138,6 +138,9 @@ def _into(outs: tuple, y: Any, where: Any) -> Any:
     results = y if isinstance(y, tuple) else (y,)
     for target, value in zip(outs, results, strict=True):
         if isinstance(target, Tracer):
+            found = aval_of(value).dtype
+            if not np.can_cast(found, target.aval.dtype, "same_kind"):
+                raise DtypeError(explain(f"out={target.aval} cannot hold a result of {found}.", remedy="Use the returned value."))
             write(target, value if where is True else TABLE["where"](where, fitted(value, target), target))
     found = tuple(value if target is None else target for target, value in zip(outs, results, strict=True))
     return found if isinstance(y, tuple) else found[0]
@@ -153,15 +156,18 @@ def array_function(self: Tracer, function: Callable, types: Any, args: tuple, kw
         module = getattr(function, "__module__", "numpy") or "numpy"
         shown = f"{'np' + module.removeprefix('numpy') if module.startswith('numpy') else module}.{function.__name__}"
         raise _unknown(shown, shown.removeprefix("np."), [f.__name__ for f in FUNCTIONS if getattr(f, "__module__", "") == "numpy"])
-    out = kwargs.get("out")
+    out = kwargs.pop("out", None)
+    names = found.__code__.co_varnames[:found.__code__.co_argcount]
+    if "out" in names[:len(args)]:                            # given by position
+        at = names.index("out")
+        out, args = args[at], (*args[:at], None, *args[at + 1:])
     if out is None:
         return found(*args, **kwargs)
     if isinstance(out, tuple):
         (out,) = out
     if not isinstance(out, Tracer):
         raise no_write_into_array(f"np.{function.__name__}(out=array)")
-    write(out, found(*args, **{k: v for k, v in kwargs.items() if k != "out"}))
-    return out
+    return _into((out,), found(*args, **kwargs), True)
 
 
 install(__array_ufunc__=array_ufunc, __array_function__=array_function)

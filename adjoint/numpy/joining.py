@@ -20,7 +20,7 @@ from ..primitives.arithmetic import where as where_row
 from .cells import no_write_into_array, read_only
 from .gathering import gather
 from .indexing import getitem
-from .registry import axis_of, broadcasted, convert, implements, number_or_none, refuse, reshaped, shape_of, strong, value_of
+from .registry import axis_of, broadcasted, cast, convert, implements, number_or_none, refuse, reshaped, shape_of, strong, value_of
 from .shaping import copy_of, size_of
 
 # ------------------------------------------------------------------------------------------------ joining
@@ -41,7 +41,7 @@ def concatenate(arrays: Sequence, /, axis: int | None = 0, out: Any = None, *, d
     if not parts or not aval_of(parts[0]).ndim:
         raise ShapeError(explain("concatenate: arrays without axes cannot be joined.", remedy="Use np.stack for numbers."))
     if dtype is not None:
-        parts = [convert(p, dtype) for p in parts]
+        parts = [cast(p, dtype, casting) for p in parts]
     return TABLE["concatenate"](*parts, axis=axis_of(axis, aval_of(parts[0]).ndim))
 
 
@@ -54,18 +54,18 @@ def stack(arrays: Sequence, axis: int = 0, out: Any = None, *, dtype: Any = None
         raise ShapeError(explain(f"stack: all arrays must have the same shape, found {sorted(shapes)}."))
     (shape,) = shapes
     axis = axis_of(axis, len(shape) + 1)
-    return concatenate([reshaped(p, (*shape[:axis], 1, *shape[axis:])) for p in parts], axis, dtype=dtype)
+    return concatenate([reshaped(p, (*shape[:axis], 1, *shape[axis:])) for p in parts], axis, dtype=dtype, casting=casting)
 
 
 @implements("vstack")
 def vstack(tup: Sequence, *, dtype: Any = None, casting: str = "same_kind") -> Any:
-    return concatenate([np.atleast_2d(p) for p in _parts(tup)], 0, dtype=dtype)
+    return concatenate([np.atleast_2d(p) for p in _parts(tup)], 0, dtype=dtype, casting=casting)
 
 
 @implements()
 def hstack(tup: Sequence, *, dtype: Any = None, casting: str = "same_kind") -> Any:
     parts = [np.atleast_1d(p) for p in _parts(tup)]
-    return concatenate(parts, 0 if aval_of(parts[0]).ndim == 1 else 1, dtype=dtype)
+    return concatenate(parts, 0 if aval_of(parts[0]).ndim == 1 else 1, dtype=dtype, casting=casting)
 
 
 @implements()

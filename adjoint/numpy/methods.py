@@ -155,7 +155,7 @@ def astype(x: Tracer, dtype: Any, order: str = "K", casting: str = "unsafe", sub
 
 
 def copy(x: Tracer, order: str = "C") -> Any:
-    return fresh(x)
+    return fresh(x, order == "C" or (order in ("K", "A") and in_c_order(x)))
 
 
 def flatten(x: Tracer, order: str = "C") -> Any:

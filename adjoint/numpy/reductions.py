@@ -70,7 +70,7 @@ def prod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
 @implements()
 def mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
     """Sum / count; integers in float64."""
-    only("mean", where=where)
+    only("mean", where=where, dtype=None if dtype is None or np.dtype(dtype).kind == "f" else dtype)
     a, axes = prepared(a, axis, dtype)
     a = a if aval_of(a).dtype.kind == "f" else convert(a, FLOAT64)
     return reduced("sum", a, axes, keepdims) / float(elements(aval_of(a), axes))
@@ -101,7 +101,7 @@ def average(a: Any, axis: Any = None, weights: Any = None, returned: bool = Fals
 def var(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0, keepdims: Any = False, *, where: Any = True,
         mean: Any = UNSET, correction: Any = UNSET) -> Any:
     """Mean square distance from the mean; the count is reduced by ddof."""
-    only("var", where=where)
+    only("var", where=where, dtype=None if dtype is None or np.dtype(dtype).kind == "f" else dtype)
     a, axes = prepared(a, axis, dtype)
     a = a if aval_of(a).dtype.kind == "f" else convert(a, FLOAT64)
     count = elements(aval_of(a), axes)

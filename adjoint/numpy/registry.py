@@ -16,7 +16,7 @@ from ..core.aval import Aval, aval_of
 from ..core.interpreter import Tracer, known
 from ..core.primitive import TABLE, bind
 from ..dtypes import check_dtype
-from ..errors import EscapedTracerError, ShapeError, TracerError, explain
+from ..errors import DtypeError, EscapedTracerError, ShapeError, TracerError, explain
 from ..primitives.operators import operand
 
 FUNCTIONS: dict[Any, Callable] = {}          # NumPy's function -> ours
@@ -102,6 +102,14 @@ def convert(x: Any, dtype: Any) -> Any:
     dtype = check_dtype(np.dtype(dtype))
     aval = aval_of(x)
     return x if aval.dtype == dtype and not aval.weak else bind(TABLE["convert"], x, dtype=dtype)
+
+
+def cast(x: Any, dtype: Any, casting: str = "same_kind") -> Any:
+    """x in this dtype, or DtypeError where NumPy's casting rule forbids it."""
+    found = aval_of(x)
+    if not found.weak and not np.can_cast(found.dtype, dtype, casting):
+        raise DtypeError(explain(f"{found} cannot become {np.dtype(dtype)} by casting={casting!r}.", remedy="Convert it: x.astype(dtype)."))
+    return convert(x, dtype)
 
 
 def floating(x: Any) -> Any:

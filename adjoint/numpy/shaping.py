@@ -43,6 +43,8 @@ def reshape(a: Any, /, shape: Any = None, order: str = "C", *, newshape: Any = U
     a = value_of(a)
     aval = aval_of(a)
     shape = full_shape(shape if newshape is UNSET else newshape, aval.size)
+    if copy is False:
+        raise refuse("np.reshape(copy=False)", "Leave out copy=: a view is made where NumPy makes one.")
     if order == "F":
         return _reversed(bind(TABLE["reshape"], _reversed(a), shape=shape[::-1]))
     if order not in ("C", "K", "A"):

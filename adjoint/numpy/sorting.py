@@ -17,7 +17,21 @@ from ..errors import ShapeError, explain
 from ..primitives.arithmetic import where as where_row
 from .joining import take
 from .reductions import kept
-from .registry import UNSET, axes_of, axis_of, convert, elements, floating, implements, number_or_none, refuse, reshaped, strong, value_of
+from .registry import (
+    UNSET,
+    axes_of,
+    axis_of,
+    convert,
+    elements,
+    floating,
+    implements,
+    number_or_none,
+    only,
+    refuse,
+    reshaped,
+    strong,
+    value_of,
+)
 
 
 def _along(a: Any, axis: Any) -> tuple[Any, int]:
@@ -94,6 +108,7 @@ def quantile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input:
     if method not in ("linear", "lower", "higher", "nearest", "midpoint") or weights is not None:
         raise refuse(f"np.quantile(method={method!r}) or with weights",
                      "Use method linear, lower, higher, nearest or midpoint, and no weights.")
+    only("quantile", interpolation=interpolation)
     discrete = method in ("lower", "higher", "nearest")
     x, shape, axes = _joined(value_of(a) if discrete else floating(a), axis)
     dtype = aval_of(x).dtype if aval_of(x).dtype.kind == "f" else np.dtype(np.float64)
@@ -126,4 +141,5 @@ def percentile(a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_inpu
                keepdims: bool = False, *, weights: Any = None, interpolation: Any = UNSET) -> Any:
     """Quantiles of a share given in hundredths."""
     hundred = aval_of(value_of(a)).dtype.type(100) if aval_of(value_of(a)).dtype.kind == "f" else 100
-    return quantile(a, np.true_divide(value_of(q), hundred), axis, None, False, method, keepdims, weights=weights)
+    return quantile(a, np.true_divide(value_of(q), hundred), axis, None, False, method, keepdims, weights=weights,
+                    interpolation=interpolation)

@@ -240,8 +240,16 @@ def test_out_of_a_cell() -> None:
         np.add(y, x, out=y, where=x > 0.5)
         total = np.zeros_like(x[0])
         np.sum(x, axis=0, out=total)
+        x.max(0, total)
+        total += np.sum(x, 0, None, np.zeros_like(total))
         return y * total
     check_grads(f, np.array([[0.2, 0.9], [1.0, -0.4]]))
+
+
+def test_out_keeps_its_dtype() -> None:
+    for write_out in (lambda x, y: np.add(x, 0.5, out=y), lambda x, y: np.mean(x, axis=0, out=y[0])):
+        with pytest.raises(DtypeError, match="cannot hold"):
+            ad.vmap(lambda x, f=write_out: f(x, np.zeros_like(x)))(np.ones((1, 2, 2), int))
 
 
 def test_methods_that_write() -> None:

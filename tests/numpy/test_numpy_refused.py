@@ -42,6 +42,8 @@ FORMS = [
     ("buf += v", lambda v: increase(buf, v), MutationError, "adjoint.numpy.zeros"),
     ("np.add(v, 1, out=buf)", lambda v: np.add(v, 1, out=buf), MutationError, "adjoint.numpy.zeros"),
     ("np.sum(v, out=buf)", lambda m: np.sum(m, axis=0, out=buf), MutationError, "adjoint.numpy.zeros"),
+    ("np.sum(v, out=buf)", lambda m: np.sum(m, 0, None, buf), MutationError, "adjoint.numpy.zeros"),
+    ("np.sum(v, out=buf)", lambda m: m.mean(0, None, buf), MutationError, "adjoint.numpy.zeros"),
     ("np.copyto(buf, v)", lambda v: np.copyto(buf, v), MutationError, "adjoint.numpy.zeros"),
     ("np.add.at(buf, [0], v)", lambda t: np.add.at(buf, [0], t), MutationError, "adjoint.numpy.zeros"),
     ("table[i]", lambda i: table[i], TracerError, "adjoint.numpy.take"),
@@ -158,6 +160,17 @@ def test_a_number_that_carries_a_derivative_is_not_taken_out() -> None:
             ad.grad(lambda x, f=take_out: x * f(x))(2.0)
     assert ad.grad(lambda x: x * float(ad.stop_gradient(x)))(2.0) == 2.0
     assert ad.grad(lambda x: x * int(x))(2.5) == 2.0
+
+
+def test_casting_and_options_are_not_ignored() -> None:
+    refused = [lambda x: np.add(x, 1, dtype=np.int64), lambda x: np.concatenate([x, x], dtype=np.int64), lambda x: np.mean(x, dtype=np.int64),
+               lambda x: np.stack([x, x], dtype=np.int32), lambda x: np.reshape(x, (2, 2), copy=False), lambda x: np.pad(x, 1, mode="mean"),
+               lambda x: np.sum(x, where=x > 0), lambda x: np.matmul(x, x, axes=[(0, 1), (0, 1), (0, 1)]), lambda x: np.add(x, 1, extobj=[]),
+               lambda x: np.quantile(x, 0.5, method="hazen"), lambda x: np.nan_to_num(x, copy=False), lambda x: np.cov(x, aweights=[1, 2])]
+    for function in refused:
+        with pytest.raises(TypeError):
+            ad.vjp(function, np.ones((2, 2)))
+    assert ad.vjp(lambda x: np.add(x, 1, dtype=np.int64, casting="unsafe"), np.ones(2))[0].dtype == np.int64
 
 
 def test_nearest_names_are_named() -> None:
