@@ -163,9 +163,11 @@ def test_a_number_that_carries_a_derivative_is_not_taken_out() -> None:
 
 
 def test_casting_and_options_are_not_ignored() -> None:
-    refused = [lambda x: np.add(x, 1, dtype=np.int64), lambda x: np.concatenate([x, x], dtype=np.int64), lambda x: np.mean(x, dtype=np.int64),
+    refused = [lambda x: np.add(x, 1, dtype=np.int64), lambda x: np.concatenate([x, x], dtype=np.int64),
+               lambda x: np.mean(x, dtype=np.int64),
                lambda x: np.stack([x, x], dtype=np.int32), lambda x: np.reshape(x, (2, 2), copy=False), lambda x: np.pad(x, 1, mode="mean"),
-               lambda x: np.sum(x, where=x > 0), lambda x: np.matmul(x, x, axes=[(0, 1), (0, 1), (0, 1)]), lambda x: np.add(x, 1, extobj=[]),
+               lambda x: np.sum(x, where=x > 0), lambda x: np.matmul(x, x, axes=[(0, 1), (0, 1), (0, 1)]), lambda x: np.add(x, 1,
+                                                                                                                            extobj=[]),
                lambda x: np.quantile(x, 0.5, method="hazen"), lambda x: np.nan_to_num(x, copy=False), lambda x: np.cov(x, aweights=[1, 2])]
     for function in refused:
         with pytest.raises(TypeError):
