@@ -45,7 +45,7 @@ class Recipe:
     seed: int = 0
 
 
-DIGITS = Recipe("digits", (256, 128), epochs=100, batch=64, learning_rate=2e-3, noise=0.1, label_smoothing=0.05, weight_decay=0.01,
+DIGITS = Recipe("digits", (256, 128), epochs=100, batch=64, learning_rate=2e-3, noise=0.2, label_smoothing=0.05, weight_decay=0.01,
                 held_out=256)
 FASHION = Recipe("fashion-mnist", (512, 512), epochs=10, batch=128, learning_rate=1.5e-3, noise=0.1, label_smoothing=0.05,
                  weight_decay=0.01, held_out=5000)

@@ -69,7 +69,7 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, compiled)
     if resume:
         run.resume()
-    return run.train(InputNoise(noise, seed) if noise else None)
+    return run.train(InputNoise(noise, seed, compiled=compiled) if noise else None)
 
 
 def _check(data: Arrays, epochs: int, loss: Callable) -> None:

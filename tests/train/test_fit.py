@@ -18,6 +18,7 @@ from adjoint.train.evaluate import Predictor, confusion_matrix, error_rate
 from adjoint.train.fit import fit
 from adjoint.train.interrupts import deferred_interrupts
 from adjoint.train.loop import InputNoise, make_step, steps
+from adjoint.train.noise import normal, philox
 from adjoint.train.nonfinite import birth_of_nonfinite
 from adjoint.train.run_folder import RunFolder
 from adjoint.tree import flatten, leaf
@@ -162,7 +163,7 @@ def test_stop_ends_the_run():
 
 def test_the_open_loop_is_fifteen_lines():
     x, y = blobs()
-    rule, noise = optim.sgd(0.1), InputNoise(0.1, seed=3)
+    rule, noise = optim.sgd(0.1), InputNoise(0.1, seed=3, compiled=False)
     batches = ad.data.Batches(x, y, batch=8, seed=3, last="drop")
     model, state = network(), rule.init(network())
     step = make_step(nn.cross_entropy, rule, compiled=False)
@@ -171,13 +172,34 @@ def test_the_open_loop_is_fifteen_lines():
     assert len(losses) == 14 and np.mean(losses[7:]) == run.history[1]["loss"]
 
 
-def test_noise_is_a_function_of_seed_and_step():
-    x = np.zeros((4, 3), np.float32)
-    first, second = InputNoise(1.0, 7), InputNoise(1.0, 7)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_noise_is_a_function_of_seed_and_step(compiled):
+    x = np.zeros((5, 3), np.float32)
+    first, second = InputNoise(1.0, 7, compiled=compiled), InputNoise(1.0, 7, compiled=compiled)
     drawn = [first(x, k).copy() for k in range(3)]
     np.testing.assert_array_equal(second(x, 2), drawn[2])
-    assert not np.array_equal(drawn[0], drawn[1]) and (x == 0).all()
-    assert drawn[0].dtype == np.float32
+    assert not np.array_equal(drawn[0], drawn[1]) and (x == 0).all() and drawn[0].dtype == np.float32
+    assert not np.array_equal(InputNoise(1.0, 8, compiled=compiled)(x, 0), drawn[0])
+
+
+def test_noise_is_normal():
+    places = [np.array([seed, step]) for seed in (0, 1 << 40) for step in (0, 1, 1 << 33)]
+    z = np.concatenate([normal(place, (100, 100), np.float32).ravel() for place in places])
+    assert abs(z.mean()) < 0.02 and abs(z.std() - 1) < 0.02 and abs((z ** 3).mean()) < 0.06 and abs((z ** 4).mean() - 3) < 0.15
+    assert np.isfinite(z).all() and 4.0 < np.abs(z).max() < 7.0
+    parts = z.reshape(6, -1)
+    np.testing.assert_allclose(np.corrcoef(parts), np.eye(6), atol=0.05)
+    np.testing.assert_allclose(ad.compile(lambda p: normal(p, (7, 3), np.float64))(np.array([3, 4])),
+                               normal(np.array([3, 4]), (7, 3), np.float64), rtol=1e-12, atol=1e-13)
+
+
+def test_words_are_those_of_the_authors():
+    words = lambda c, k: [int(w[0]) for w in philox(tuple(np.array([v]) for v in c), k)]
+    assert words((0,) * 4, (0, 0)) == [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]
+    ones = 0xffffffff
+    assert words((ones,) * 4, (ones,) * 2) == [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]
+    digits = (0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344)
+    assert words(digits, (0xa4093822, 0x299f31d0)) == [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
 
 
 def test_the_first_interrupt_waits_and_the_second_does_not():
