@@ -251,5 +251,5 @@ def draw(rng: np.random.Generator, argument: Any, dtype: type) -> np.ndarray:
         return np.asarray(rng.integers(-9, 10, shape))
     if dtype in (np.float32, np.float64):                              # distinct numbers, whose sums are distinct too
         distinct = rng.permutation(np.arange(1, 1 + int(np.prod(shape, dtype=int)))).reshape(shape)
-        return np.asarray(distinct * 0.31 - 1.3 + 0.02 * np.sin(distinct), dtype)
+        return np.asarray(distinct * 0.31 - 1.3 + 0.02 * rng.random(shape), dtype)
     return np.asarray(rng.integers(-9 if dtype != np.uint8 else 0, 10, shape), dtype)
