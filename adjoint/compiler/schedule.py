@@ -41,7 +41,7 @@ class Schedule:
 
     def _literal(self, atom: Literal) -> Place:
         value = np.asarray(atom.value, atom.aval.dtype)
-        if value.size and (value.ndim == 0 or bool(np.all(value == value.flat[0]))):
+        if value.size and (value.ndim == 0 or value.tobytes() == value.flat[0].tobytes() * value.size):      # bits: -0.0 is not 0.0
             return Const(value.flat[0].item(), atom.aval.dtype, value.shape)
         key = ("literal", atom.aval.dtype.str, value.shape, value.tobytes())
         if key not in self.lowering.buffers:

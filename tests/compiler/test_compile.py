@@ -313,3 +313,35 @@ def test_programs_are_bounded(monkeypatch):
     for n in (1, 2, 3, 4, 5, 1, 2):
         assert f(np.zeros(n)).tolist() == [1.0] * n
     assert f.stats()["programs"] == 3 and len(f._entry.specializations) == 3
+
+
+def test_zeros_of_both_signs_in_one_captured_array_stay_apart():
+    zeros = np.array([0.0, -0.0])
+    assert np.array_equal(ad.compile(lambda x: np.copysign(x, zeros))(np.ones(2)), [1.0, -1.0])
+
+
+def test_one_function_with_and_without_donation_has_two_entries_in_the_cache():
+    def step(a, b):
+        return a + b, b * 2
+    ad.compile(step)(np.ones(9), np.ones(9))
+    donating = ad.compile(step, donate=0)
+    a, _ = donating(np.ones(9), np.ones(9))
+    assert np.array_equal(donating(a, np.ones(9))[0], np.full(9, 3.0))
+
+
+def test_a_check_in_the_update_itself_stops_before_anything_is_written():
+    step = ad.compile(lambda c, d, e: (c + e, d // e), donate=(0, 1))
+    c, d = step(np.ones(3, int), np.full(3, 8), np.ones(3, int))
+    before = c.copy(), d.copy()
+    with pytest.raises(errors.DivisionError):
+        step(c, d, np.array([1, 0, 1]))
+    assert np.array_equal(c, before[0]) and np.array_equal(d, before[1])
+
+
+def test_an_update_that_reads_its_own_array_backwards():
+    def step(a):
+        return a * 2 + a[::-1]
+    compiled = ad.compile(step, donate=0)
+    a = compiled(np.arange(50.0))
+    expected = step(a.copy())
+    assert np.array_equal(compiled(a), expected)
