@@ -83,7 +83,7 @@ def ufunc_rule(name: str) -> Callable:
     """Our function for a ufunc: its own entry, or the row of the same name; else the error naming the nearest."""
     found = UFUNCS.get(name) or TABLE.get(name)
     if found is None:
-        raise _unknown(f"np.{name}", name, [*UFUNCS, *(row for row in TABLE if hasattr(np, row))])
+        raise _unknown(f"np.{name}" if hasattr(np, name) else name, name, [*UFUNCS, *(row for row in TABLE if hasattr(np, row))])
     return found
 
 

@@ -15,7 +15,7 @@ from ..core.graph import Graph, Var
 from ..core.interpreter import current, interpreting
 from ..core.primitive import TABLE, Primitive, bind, register
 from ..core.trace import freeze
-from ..errors import NotDifferentiableError, ShapeError, TreeError, explain
+from ..errors import NotDifferentiableError, ShapeError, TracerError, TreeError, explain
 from ..primitives.kinds import Scalar, constant, unbroadcast, zeros_of
 from ..tree import Structure, flatten, is_array, unflatten
 from .calls import (
@@ -34,6 +34,7 @@ from .calls import (
     trace_at,
 )
 from .forward import flatten_like
+from .outside import Rule, call_outside, may_stay_outside
 from .reverse import Tape
 
 # ------------------------------------------------------------------------------------------------ stop_gradient
@@ -166,7 +167,8 @@ def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Cal
 
     backward returns one tree per argument, None where there is no cotangent; leaves of y that are not floating come as None.
     Forward mode transposes `backward`, so the result differentiates in every mode and again. Arguments are given by position; Python's
-    ints are part of the program.
+    ints are part of the program. Where a trace cannot enter the three functions (np.linalg, SciPy), grad and vjp call them as they
+    are, on plain arrays; compile, vmap and second derivatives of them raise.
 
     >>> import numpy as np
     >>> from adjoint.transforms.reverse import grad
@@ -176,14 +178,19 @@ def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Cal
     """
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        leaves, _, tree = numbers_of(args)
+        leaves, traced, tree = numbers_of(args)
         if at_ground_level(*leaves):
             return function(*args)
         avals = list(map(aval_of, leaves))
-        graph, out_structure = trace_at(lambda cells: function(*tree(cells)), avals)
-        ahead, both = trace_at(lambda cells: forward(*tree(cells)), avals)
-        _check_forward(both, graph, ahead)
-        backward_graph, live = _trace_backward(backward, args, ahead, out_structure, both.children[1])
+        try:
+            graph, out_structure = trace_at(lambda cells: function(*tree(cells)), avals)
+            ahead, both = trace_at(lambda cells: forward(*tree(cells)), avals)
+            _check_forward(both, graph, ahead)
+            backward_graph, live = _trace_backward(backward, args, ahead, out_structure, both.children[1])
+        except TracerError as error:
+            if not may_stay_outside(error):
+                raise
+            return call_outside(Rule(forward, backward, tree, traced, [], error), leaves)
         (graph, ahead, behind), captures = _share_captures(graph, ahead, backward_graph)
         found = bind(_CUSTOM_VJP, *map(freeze, leaves), *captures, graph=graph, forward=ahead, backward=behind,
                      arity=len(leaves), live=live)
