@@ -16,10 +16,14 @@ BETA1, BETA2, EPSILON, RATE = 0.9, 0.999, 1e-8, 1e-3
 
 @dataclass
 class Row:
-    """name, contestants (name -> a function that makes a zero-argument call and says what it computed), figures of the issue."""
+    """What is measured, who takes part, the answer in float64, and the ratio wanted.
+
+    A training step restarts from the same parameters before every round: after some hundred steps, moments of units that no gradient
+    reaches are subnormal, and every contestant would be measured on those instead (XLA flushes them to zero, the others do not).
+    """
 
     name: str
-    contestants: dict[str, Callable[[], tuple[Callable[[], Any], Callable[[], np.ndarray]]]]
+    contestants: dict[str, Callable[[], tuple]]     # each makes (call, answer) or, for training steps, (call, answer, restart)
     truth: Callable[[], np.ndarray]
     flops: float = 0.0
     ratio: float = 1.0                       # at least this much faster than the best peer
@@ -194,13 +198,17 @@ def adjoint_adam(problem: Problem) -> tuple:
         updates, state = adam.update(gradients, state, model)
         return optim.apply_updates(model, updates), state, loss
     compiled = ad.compile(step, donate=(0, 1))
-    held = list(compiled(model, adam.init(model), problem.x, problem.y)[:2])
+    held: list = []
+
+    def restart() -> None:
+        held[:] = compiled(model, adam.init(model), problem.x, problem.y)[:2]
+    restart()
     first = next(iter(nn.named_parameters(held[0]).values())).copy()
 
     def call() -> Any:
         held[0], held[1], loss = compiled(held[0], held[1], problem.x, problem.y)
         return loss
-    return call, lambda: first
+    return call, lambda: first, restart
 
 
 def jax_adam(problem: Problem) -> tuple:
@@ -227,13 +235,17 @@ def jax_adam(problem: Problem) -> tuple:
     compiled = jax.jit(step, donate_argnums=(0, 1, 2))
     zeros = lambda: [jnp.zeros(p.shape, jnp.float32) for p in problem.parameters]
     y = problem.y.astype(np.int32) if problem.classes else problem.y
-    held = list(compiled([jnp.array(p) for p in problem.parameters], zeros(), zeros(), jnp.array(0), problem.x, y)[:4])
+    held: list = []
+
+    def restart() -> None:
+        held[:] = compiled([jnp.array(p) for p in problem.parameters], zeros(), zeros(), jnp.array(0), problem.x, y)[:4]
+    restart()
     first = np.asarray(held[0][0]).copy()
 
     def call() -> Any:
         *held[:], loss = compiled(*held, problem.x, y)
         return np.asarray(loss)
-    return call, lambda: first
+    return call, lambda: first, restart
 
 
 def torch_adam(problem: Problem, compiled: bool = False) -> tuple:
@@ -243,10 +255,13 @@ def torch_adam(problem: Problem, compiled: bool = False) -> tuple:
         layers += [torch.nn.ReLU()] if i else []
         layers.append(torch.nn.Linear(n_in, n_out))
     model = torch.nn.Sequential(*layers)
-    with torch.no_grad():
-        for p, value in zip(model.parameters(), problem.parameters, strict=True):
-            p.copy_(torch.from_numpy(value))
-    adam = torch.optim.Adam(model.parameters(), lr=RATE, betas=(BETA1, BETA2), eps=EPSILON, fused=True)
+    adams: list = []
+
+    def restart() -> None:
+        with torch.no_grad():
+            for p, value in zip(model.parameters(), problem.parameters, strict=True):
+                p.copy_(torch.from_numpy(value))
+        adams[:] = [torch.optim.Adam(model.parameters(), lr=RATE, betas=(BETA1, BETA2), eps=EPSILON, fused=True)]
     criterion = torch.nn.CrossEntropyLoss() if problem.classes else torch.nn.MSELoss()
 
     def forward(x: Any, y: Any) -> Any:
@@ -255,13 +270,14 @@ def torch_adam(problem: Problem, compiled: bool = False) -> tuple:
 
     def call() -> Any:
         loss = run(torch.from_numpy(problem.x), torch.from_numpy(problem.y))
-        adam.zero_grad()
+        adams[0].zero_grad()
         loss.backward()
-        adam.step()
+        adams[0].step()
         return loss.detach().numpy()
+    restart()
     call()
     first = next(model.parameters()).detach().numpy().copy()
-    return call, lambda: first
+    return call, lambda: first, restart
 
 
 def all_rows() -> list[Row]:

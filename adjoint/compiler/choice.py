@@ -1,7 +1,7 @@
 """One thread or all of them: decided by measuring, call by call, since the bits are the same either way.
 
 A program that is worth threads on an idle machine may not be on a busy one, where a barrier waits for a whole time slice. So the first
-calls, and a few of every 512, are timed both ways, and the others take the faster. Invariant: only the owner of a call reads or writes
+calls, and a few of every 256, are timed both ways, and the others take the faster. Invariant: only the owner of a call reads or writes
 these words. May import: control, assembler. Read next: runtime.py.
 """
 
@@ -14,7 +14,7 @@ from .assembler import I64, ONE, PTR, VOID, Routine
 
 COLD = 2                # first calls that are not counted: caches and workers are still starting
 FIRST = 10              # calls that are timed before the first decision
-PERIOD = 512            # calls between two reviews; a power of two
+PERIOD = 256            # calls between two reviews; a power of two
 REVIEW = 4              # calls of a review
 
 
@@ -41,7 +41,9 @@ def emit_learn(module: ir.Module) -> None:
     place = c.body.select(together, c.value(at.TOGETHER_TICKS), c.value(at.ALONE_TICKS))
     cell = c.at(control, place)
     before = c.get(cell, 0)
-    mean = c.body.lshr(c.body.add(c.body.mul(before, ir.Constant(I64, 3)), ticks), ir.Constant(I64, 2))
+    bound = c.body.add(before, before)      # one call that was interrupted says little: it counts as twice the mean at most
+    ticks = c.body.select(c.body.and_(c.test(">", ticks, bound), c.test("!=", before)), bound, ticks)
+    mean = c.body.lshr(c.body.add(c.body.mul(before, ir.Constant(I64, 7)), ticks), ir.Constant(I64, 3))
     c.put(cell, 0, c.body.select(c.test("==", before), ticks, mean))
     c.give()
 
