@@ -15,6 +15,7 @@ import numpy as np
 from ..core.aval import aval_of
 from ..core.interpreter import Tracer, install, view_of
 from ..core.primitive import TABLE, bind
+from ..core.trace import freeze
 from ..errors import IndexRangeError, ShapeError, TracerError, explain
 from .cells import fitted, slice_cell, write
 from .gathering import gather, scatter, scatter_add
@@ -41,8 +42,7 @@ class Selection:
     def same(self, other: Selection) -> bool:
         return self is other or (
             (self.bounds, self.middle, self.axes, self.place) == (other.bounds, other.middle, other.axes, other.place)
-            and all(a is b or (not isinstance(a, Tracer) and not isinstance(b, Tracer) and np.array_equal(a, b))
-                    for a, b in zip(self.indices, other.indices, strict=True)))
+            and all(map(_same_index, self.indices, other.indices)))
 
     @property
     def index_shape(self) -> tuple[int, ...]:
@@ -53,6 +53,13 @@ class Selection:
         """Shape of the result."""
         kept = [n for a, n in enumerate(self.middle) if a not in self.axes]
         return (*kept[:self.place], *self.index_shape, *kept[self.place:]) if self.axes else self.middle
+
+
+def _same_index(a: Any, b: Any) -> bool:
+    """True if two index arrays are certainly equal; traced ones were frozen, so that a later write to them does not count."""
+    if isinstance(a, Tracer) or isinstance(b, Tracer):
+        return isinstance(a, Tracer) and isinstance(b, Tracer) and a.payload is b.payload
+    return np.array_equal(a, b)
 
 
 # ------------------------------------------------------------------------------------------------ reading an index
@@ -89,7 +96,7 @@ def _item(item: Any) -> list:
         return [("int", int(item))]
     array = _array_index(item)
     if isinstance(array, Tracer):
-        return [("array", array)]
+        return [("array", freeze(array))]
     if array.dtype == np.bool_:
         return [("mask", array)] if array.ndim else [("flag", np.zeros(int(array), np.int64))]
     return [("copy", None), ("int", int(array))] if array.ndim == 0 else [("array", array.astype(np.int64))]

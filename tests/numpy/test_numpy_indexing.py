@@ -157,6 +157,25 @@ def test_repeated_places_are_increased_once_and_the_last_assignment_wins() -> No
     check_grads(change, x)
 
 
+def test_an_index_that_moves_between_reading_and_writing() -> None:
+    def change(x: Any, i: Any) -> Any:
+        y, places = x.copy(), np.stack([i, i + 1])
+        part = y[places]
+        part += 10.0
+        places += 1
+        y[places] = part
+        fixed = [0, 1]
+        part = y[fixed]
+        part += 1.0
+        fixed[0] = 2
+        y[fixed] = part
+        return y
+    x = np.arange(5.0)
+    expected = change(x, 1)
+    np.testing.assert_array_equal(ad.vmap(change)(x[None], np.array([1]))[0], expected)
+    np.testing.assert_array_equal(ad.compile(change)(x, 1), expected)
+
+
 def test_add_at_increases_repeated_places_every_time() -> None:
     def change(x: Any) -> Any:
         y = x.copy()
