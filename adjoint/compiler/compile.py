@@ -61,7 +61,7 @@ class Program:
         results = donation.result_records(self.native) if donation else results_of(result, fresh_records(self.native, self.graph))
         if donation:
             trees = [Handle(donation.donate.index(n)) if n in donation.donate else tree for n, tree in enumerate(trees)]
-        readable = all(is_readable(tree) for tree in trees)
+        readable = all(is_readable(tree) for tree in trees) and not any(map(is_zero_static, trees))
         arguments = [reveal(tree) for tree in trees] if readable else [leaf for tree in trees for leaf in leaves_of(tree)]
         special = specialize(self.native, arguments, results, donation is not None, slots=len(donation.donate) if donation else 0)
         return special, readable
@@ -98,6 +98,12 @@ def reveal(tree: Any) -> Any:
     return StaticLeaf(tree.value.value) if isinstance(tree, StaticLeaf) and isinstance(tree.value, Static) else tree
 
 
+def is_zero_static(tree: Any) -> bool:
+    """A static float zero: the native entry would take -0.0 for 0.0, so the slow path tells them apart."""
+    value = tree.value if isinstance(tree, StaticLeaf) else None
+    return isinstance(value, Static) and isinstance(value.value, float) and value.value == 0
+
+
 def _foreign(*parts: Any) -> Any:
     raise ConfigError(explain("an argument does not have the form that the program was compiled for (a number out of int64's range, "
                               "or a value that changed while it was read)."))
@@ -123,6 +129,7 @@ class Compiled:
     """What `compile` returns: call it as the function; `memory()`, `ir()`, `kernels()`, `stats()`, `graph()` look inside."""
 
     def __init__(self, function: Callable, donate: tuple[int, ...], static: tuple[str, ...]):
+        _check_static(function, static)
         functools.update_wrapper(self, function, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         self._donate, self._static = donate, static
         self._programs: dict[tuple, Program] = {}
@@ -167,6 +174,9 @@ class Compiled:
             if name in bound.arguments:
                 bound.arguments[name] = Static(bound.arguments[name])
         return bound.args, bound.kwargs
+
+    def __reduce__(self) -> tuple:
+        return compile_again, (self.__wrapped__, self._donate, self._static)
 
     # -- looking inside -----------------------------------------------------------------------------------------------
 
@@ -215,16 +225,33 @@ class Static:
     """A static argument: part of the structure, compared by value."""
 
     def __init__(self, value: Any):
+        try:
+            hash(value)
+        except TypeError:
+            raise ConfigError(explain(f"a static argument is a {type(value).__name__}, which may change after the program is made.",
+                                      remedy="Pass a tuple, or let the array be an ordinary argument.")) from None
         self.value = value
 
     def __hash__(self) -> int:
         return hash((type(self.value), self.value))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and type(self.value) is type(other.value) and self.value == other.value
+        same = isinstance(other, Static) and type(self.value) is type(other.value) and self.value == other.value
+        return same and (not isinstance(self.value, float) or repr(self.value) == repr(other.value))       # 0.0 is not -0.0
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+def _check_static(function: Callable, static: tuple[str, ...]) -> None:
+    """Every static name must be a parameter of the function, where its signature is known."""
+    try:
+        parameters = inspect.signature(function).parameters if static else {}
+    except (TypeError, ValueError):
+        return
+    unknown = [name for name in static if name not in parameters]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise ConfigError(explain(f"compile: static names {unknown[0]!r}; the parameters are {', '.join(parameters)}."))
 
 
 def _plain(x: Any) -> Any:
@@ -258,12 +285,19 @@ def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (
     """
     if function is None:
         return lambda f: compile(f, donate=donate, static=static)
+    if not callable(function):
+        raise ConfigError(explain(f"compile: found {type(function).__name__}, expected a function."))
     numbers = (donate,) if isinstance(donate, int) else tuple(donate)
     names = (static,) if isinstance(static, str) else tuple(static)
     made = Compiled(function, numbers, names)
     # The builtin entry is the class's own __call__: found on the type, it is called without self and without a Python frame.
     made.__class__ = made._entry.callable_class("Compiled", Compiled)
     return made
+
+
+def compile_again(function: Callable, donate: tuple[int, ...], static: tuple[str, ...]) -> Callable:
+    """What a copy of a compiled function is: the same function, to be compiled anew at its first call."""
+    return compile(function, donate=donate, static=static)
 
 
 # ------------------------------------------------------------------------------------------------ compiled calls as a row

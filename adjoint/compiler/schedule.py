@@ -212,6 +212,8 @@ class Schedule:
         b = self._operand(node.inputs[1], w, (roles[0], roles[3], roles[2]), sizes, dtype)
         if result.aval.size == 0:
             return self._store_empty(group)
+        if dtype.kind != "f":
+            return self._contract_integers(extents, a, b, self.target(result))
         cuts = (0, len(roles[0]), len(roles[0]) + len(roles[1]), len(y))
         variables = (LoopVar(), LoopVar(), LoopVar())
         e, accumulator = KernelEmitter(self.lowering), Value(dtype)
@@ -222,6 +224,21 @@ class Schedule:
             self._map(Group("map", group.epilogue, group.level))
             return
         self.lowering.add(Contraction("contract", dtype, *extents[:3], extents[3], a, b, variables, accumulator, e.statements))
+
+    def _contract_integers(self, extents: list[int], a: Operand, b: Operand, target: Ref) -> None:
+        """Products of integers wrap, those of booleans are "and" under "or", as in NumPy: plain loops, no tiles."""
+        batch, m, n, k = extents
+        dtype = target.dtype
+        times, plus = ("and_", "or_") if dtype.kind == "b" else ("mul", "add")
+
+        def body(e: KernelEmitter, ib: Any, im: Any, i: Any) -> None:
+            def step(ik: Any, total: Value) -> list[Value]:
+                x, w = (e.load(o.buffer, Index(o.offset, tuple((v, s) for v, s in zip(place, o.strides, strict=True) if s)), dtype)
+                        for o, place in ((a, (ib, im, ik)), (b, (ib, ik, i))))
+                return [getattr(e, plus)(total, getattr(e, times)(x, w))]
+            total, = e.carry(k, [e.const(0, dtype)], step)
+            store_at(e, target, (m * n, n, 1), (ib, im, i), total)
+        self.lowering.nest([batch, m, n], body, cost=2.0 * k, label="contract_integers")
 
     def _store_empty(self, group: Group) -> None:
         for n in (group.head, *group.epilogue):

@@ -73,7 +73,7 @@ def test_an_int_needed_as_a_shape_asks_for_static():
 
 
 @pytest.mark.parametrize("make", [
-    lambda x: x[::2], lambda x: x.T, lambda x: x[::-1], lambda x: np.asfortranarray(x), lambda x: x.view(np.matrix),
+    lambda x: x[::2], lambda x: x.T, lambda x: x[::-1], lambda x: np.asfortranarray(x),
     lambda x: np.broadcast_to(x[:1], (4, 6))])
 def test_foreign_layouts_give_the_same_result(make, rng):
     x = make(rng.standard_normal((4, 6)))
@@ -345,3 +345,31 @@ def test_an_update_that_reads_its_own_array_backwards():
     a = compiled(np.arange(50.0))
     expected = step(a.copy())
     assert np.array_equal(compiled(a), expected)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool"])
+def test_products_of_integers_and_booleans(dtype, rng):
+    x, w = rng.integers(0, 100, (5, 4)).astype(dtype), rng.integers(0, 100, (4, 9)).astype(dtype)
+    y = ad.compile(lambda x, w: x @ w)(x, w)
+    assert y.dtype == (x @ w).dtype and np.array_equal(y, x @ w)
+    assert np.array_equal(ad.compile(lambda x, w: (x @ w).T + w[:1].T)(x, w), (x @ w).T + w[:1].T)
+    z = ad.compile(lambda x: np.einsum("ij,ij->i", x, x))(x)
+    assert np.array_equal(z, np.einsum("ij,ij->i", x, x))
+
+
+def test_static_values_are_told_apart_and_must_not_change():
+    f = ad.compile(lambda x, s: np.copysign(x, s), static="s")
+    assert [f(1.0, 0.0), f(1.0, -0.0), f(1.0, 0.0), f(1.0, -0.0)] == [1.0, -1.0, 1.0, -1.0]
+    with pytest.raises(errors.ConfigError, match="list"):
+        f(1.0, [1.0])
+    with pytest.raises(errors.ConfigError, match="'typo'"):
+        ad.compile(lambda x: x, static="typo")
+    with pytest.raises(errors.ConfigError, match="expected a function"):
+        ad.compile(3)
+
+
+def test_a_copy_of_a_compiled_function_compiles_anew(rng):
+    import copy
+    f = ad.compile(nasty)
+    x = rng.standard_normal(3)
+    assert copy.deepcopy(f)(x, 1.0, x) == copy.copy(f)(x, 1.0, x) == f(x, 1.0, x)
