@@ -9,6 +9,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..core.aval import Aval, aval_of
 from ..core.interpreter import Interpreter, Tracer, current, enter, interpreting, leave
 from ..core.primitive import TABLE, bind
@@ -75,6 +77,8 @@ def vmap(function: Callable, in_axes: Any = 0, out_axes: int = 0) -> Callable:
             if axis is not None:
                 size = _check_size(leaves, axis, size, n)
                 leaves = [interpreter.cell(freeze(x), axis % aval_of(x).ndim, argument=True) for x in leaves]
+            else:                                # a cell too: it may be indexed by batched values, and must not be written
+                leaves = [interpreter.cell(x, None, argument=True) if isinstance(x, np.ndarray) and x.ndim else x for x in leaves]
             lifted.append(unflatten(structure, leaves))
         if size is None:
             raise ShapeError(explain("vmap: no argument has a batch axis.", remedy="Give in_axes=0 to at least one argument."))

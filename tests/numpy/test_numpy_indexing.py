@@ -10,7 +10,7 @@ import pytest
 import adjoint as ad
 from adjoint.core.interpreter import current, interpreting, known
 from adjoint.core.trace import trace_graph
-from adjoint.errors import IndexRangeError, ShapeError, TracerError
+from adjoint.errors import IndexRangeError, MutationError, ShapeError, TracerError
 from adjoint.testing import check_grads
 from adjoint.transforms.reverse import Tape
 
@@ -207,6 +207,15 @@ def test_masks() -> None:
         y[x[:, 0] > 3.0] = x[0]
         return y
     np.testing.assert_array_equal(ad.vmap(rows)(TABLE[None])[0], rows(TABLE))
+
+
+def test_shared_arguments_of_vmap_are_cells() -> None:
+    found = ad.vmap(lambda table, i: table[i] + table[0, 0], in_axes=(None, 0))(TABLE, np.array([2, 0]))
+    np.testing.assert_array_equal(found, TABLE[[2, 0]])
+    table = TABLE.copy()
+    with pytest.raises(MutationError):
+        ad.vmap(lambda t, x: t.__setitem__(0, x), in_axes=(None, 0))(table, np.ones(2))
+    np.testing.assert_array_equal(table, TABLE)
 
 
 def test_unknown_masks_are_errors_with_the_rewrite() -> None:
