@@ -10,6 +10,7 @@ import functools
 import inspect
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,19 @@ def _elements(graph: Graph) -> dict[Var, tuple[int, int]]:
     return {v: (i, offset) for v, (i, offset, shape, _) in views.items() if shape == () and v.aval.shape == ()}
 
 
+def _without_idle(graph: Graph) -> Graph:
+    """Without conversions to the dtype that a value has (a Python number that becomes NumPy's): the lectures have no such lines."""
+    same: dict[Atom, Atom] = {}
+    nodes = []
+    for node in graph.nodes:
+        inputs = tuple(same.get(a, a) for a in node.inputs)
+        if node.primitive.name == "convert" and isinstance(inputs[0], Var) and inputs[0].aval.dtype == node.outs[0].aval.dtype:
+            same[node.outs[0]] = inputs[0]
+        else:
+            nodes.append(replace(node, inputs=inputs))
+    return Graph(graph.inputs, nodes, [same.get(a, a) for a in graph.outputs])
+
+
 def _by_depth(graph: Graph) -> Graph:
     """The nodes in the order of the lectures: by the longest path from the inputs, program order within a level."""
     depth: dict[Any, int] = dict.fromkeys(graph.inputs, 0)
@@ -133,7 +147,7 @@ def _number(x: Any) -> str:
     x = np.asarray(x)
     if x.ndim:
         return str(aval_of(x))
-    return f"{x.item():.6g}".replace("-", "−") if x.dtype.kind in "fiu" else str(x.item())
+    return f"{x.item() + 0:.6g}".replace("-", "−") if x.dtype.kind in "fiu" else str(x.item())      # + 0: no "−0"
 
 
 def _formula(node: Node, read: Callable[[Atom], tuple[str, int]]) -> tuple[str, int]:
@@ -196,7 +210,7 @@ class _Table:
     """Both passes of one trace, computed node by node."""
 
     def __init__(self, trace: Trace):
-        self.trace, self.graph = trace, _by_depth(inline(trace))
+        self.trace, self.graph = trace, _by_depth(_without_idle(inline(trace)))
         self.constants = frozenset(self.graph.inputs[len(trace.names):])
         self.elements = _elements(self.graph)
         used = {a for node in self._kept() for a in node.inputs} | set(self.graph.outputs)
