@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-PEAK_PER_CORE = 256e9          # float32 flop/s of one core of the machine the figures are for
 PAUSE = 0.05                   # seconds in which the threads of the contestant before go to sleep
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 NEEDS = {"jax": "jax", "torch": "torch", "torch.compile": "torch", "scipy (by hand)": "scipy"}
@@ -73,15 +72,15 @@ def measure(row: Any, rounds: int) -> dict[str, dict]:
     return found
 
 
-def show(row: Any, found: dict[str, dict], threads: int) -> dict:
-    """Print a row; returns it as a record."""
+def show(row: Any, found: dict[str, dict], peak: float) -> dict:
+    """Print a row; returns it as a record. peak: the machine's float32 flop/s at this number of threads."""
     ours = found["adjoint"]["median"]
     peers = {n: e for n, e in found.items() if n != "adjoint" and "by hand" not in n}     # derivatives written by hand are shown beside
     best = min(peers, key=lambda n: peers[n]["median"]) if peers else None
     ratio = peers[best]["median"] / ours if best else float("nan")
     print(f"\n{row.name}")
     for name, e in sorted(found.items(), key=lambda item: item[1]["median"]):
-        share = f"{row.flops / e['median'] / (PEAK_PER_CORE * threads):6.1%} of peak" if row.peak else ""
+        share = f"{row.flops / e['median'] / peak:6.1%} of peak" if row.peak else ""
         times = f"{e['median'] * 1e6:12.2f} us  (min {e['minimum'] * 1e6:.2f})  x{e['median'] / ours:6.2f}"
         print(f"  {name:18s} {times}  error {e['error']:.1e}  {share}")
     verdict = "reached" if ratio >= row.ratio else "ahead" if ratio > 1 else "behind"
@@ -145,18 +144,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     use_threads(options.threads)
+    from .peak import measured_peak
     from .rows import all_rows
-    print(json.dumps(machine()), f"threads {options.threads}")
+    peak = measured_peak(options.threads)
+    print(json.dumps(machine()), f"threads {options.threads}, float32 peak {peak / 1e9:.0f} GFLOP/s")
     records = []
     for row in all_rows():
         if options.rows in row.name:
-            records.append(show(row, measure(row, options.rounds), options.threads))
+            records.append(show(row, measure(row, options.rounds), peak))
     if not options.rows:
         import tempfile
         with tempfile.TemporaryDirectory() as folder:
             records += start_up(folder)
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": machine(), "threads": options.threads, "rows": records}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"machine": machine(), "threads": options.threads, "peak": peak, "rows": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
