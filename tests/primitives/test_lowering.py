@@ -29,7 +29,10 @@ def test_native_code_computes_the_body(row):
     check_lowering(row)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row.lowering, Scalar)], ids=lambda row: row.name)
+COMPUTED = [row for row in ROWS if isinstance(row.lowering, Scalar) and "identity" not in row.traits]      # an identity has no code
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=lambda row: row.name)
 def test_wrong_native_code_is_caught(row):
     assert lowering_is_caught(row)
 
