@@ -33,6 +33,7 @@ from types import FrameType
 import numpy as np
 
 _FRAMEWORKS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, np.__file__))
+_COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cli.py")
 
 
 class AdjointError(Exception):
@@ -112,10 +113,10 @@ class ConfigError(AdjointError, ValueError):
 
 
 def user_frame() -> FrameType | None:
-    """The innermost frame outside this package and outside NumPy."""
+    """The innermost frame outside this package and outside NumPy; none under the command, whose callers are not the user's code."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_FRAMEWORKS):
-        frame = frame.f_back
+        frame = None if frame.f_code.co_filename == _COMMAND else frame.f_back
     return frame
 
 
