@@ -52,7 +52,7 @@ FASHION = Recipe("fashion-mnist", (512, 512), epochs=10, batch=128, learning_rat
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="adjoint")
+@click.version_option(package_name="adjoint", prog_name="adjoint")
 def adjoint() -> None:
     """Exact derivatives of NumPy code, compiled; this command trains networks with them."""
 

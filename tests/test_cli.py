@@ -72,4 +72,9 @@ def test_resume_takes_no_other_options(tmp_path):
 
 def test_help_and_version(tmp_path):
     assert "fashion-mnist" in command("train", "--help", folder=tmp_path).stdout
-    assert "version" in command("--version", folder=tmp_path).stdout
+    assert re.fullmatch(r"adjoint, version \d+\.\d+\.\d+\s*", command("--version", folder=tmp_path).stdout)
+
+
+def test_an_error_under_the_command_names_no_line_of_other_packages(tmp_path):
+    done = command("train", "digits", "--epochs", "1", "--learning-rate", "1e30", folder=tmp_path)
+    assert done.returncode == 1 and "born in " in done.stderr and ".py" not in done.stderr, done.stderr
