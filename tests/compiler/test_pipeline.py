@@ -11,12 +11,14 @@ from programs import reference_outputs, run_reference, traced
 from adjoint.compiler.fuse import fuse
 from adjoint.compiler.memory import arrange
 from adjoint.compiler.pipeline import build
+from adjoint.compiler.simplify import share, simplify
 from adjoint.core.primitive import TABLE
-from adjoint.primitives.arithmetic import add, multiply, subtract
+from adjoint.primitives.arithmetic import add, convert, multiply, scale, subtract, where
 from adjoint.primitives.contraction import dot
 from adjoint.primitives.structure import broadcast, permute, reshape
 from adjoint.primitives.transcendental import tanh
 from adjoint.transforms.reverse import value_and_grad
+from adjoint.transforms.taps import tap
 
 LOWERED = [name for name, row in TABLE.items() if row.lowering is not None]
 PLAIN = {"contract": ((1,), (1,)), "batch": ((), ())}
@@ -72,6 +74,55 @@ def test_bias_and_activation_are_computed_on_the_matrix_product(rng: np.random.G
     args = network_arguments(rng)[:3]
     built = build(traced(lambda x, w, b: [tanh(add(dot(x, w, **PLAIN), b))], args))
     assert [step.name for step in built.program.steps] == ["contract"]
+
+
+TRANSPOSED = [((3, 4), (4, 5), {"contract": ((1,), (0,)), "batch": ((), ())}),
+              ((2, 3, 4), (4, 5), {"contract": ((2,), (0,)), "batch": ((), ())}),
+              ((2, 4, 3), (4, 5, 6), {"contract": ((1,), (0,)), "batch": ((), ())}),
+              ((2, 2), (2, 2, 2), {"contract": ((1,), (0,)), "batch": ((), ())}),
+              ((7, 2, 4), (4, 7, 5), {"contract": ((2,), (0,)), "batch": ((0,), (1,))}),
+              ((4,), (4, 5, 6), {"contract": ((0,), (0,)), "batch": ((), ())})]
+
+
+@pytest.mark.parametrize(("x", "w", "params"), TRANSPOSED)
+def test_a_product_that_is_read_with_its_axes_in_another_order(x: tuple, w: tuple, params: dict, rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal(x), rng.standard_normal(w)
+    expected = dot(x, w, **params)
+    for axes in itertools.permutations(range(expected.ndim)):
+        found, = reference_outputs(lambda x, w, axes=axes: [tanh(permute(dot(x, w, **params), axes=axes))], [x, w])
+        np.testing.assert_allclose(found, np.tanh(np.transpose(expected, axes)), rtol=1e-12, atol=1e-14)
+
+
+def test_a_product_that_is_only_read_transposed_is_computed_so() -> None:
+    args = [np.ones((3, 4)), np.ones((4, 5))]
+    graph = simplify(traced(lambda x, w: [tanh(permute(dot(x, w, contract=((1,), (0,)), batch=((), ())), axes=(1, 0)))], args))
+    assert [node.primitive.name for node in graph.nodes] == ["dot", "tanh"]
+    assert graph.nodes[0].inputs == graph.inputs[::-1] and graph.nodes[0].outs[0].aval.shape == (5, 3)
+
+
+def test_a_captured_literal_keeps_its_last_elements() -> None:
+    for count in (9, 40, 64):
+        for late in range(count - 2, count):
+            table, other = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+            table[late], other[-1] = 7, 9
+            found = reference_outputs(lambda x, a=table, b=other: [add(x, a), add(x, b)], [np.ones(count, np.uint8)])
+            assert np.array_equal(found[0], table + np.uint8(1)) and np.array_equal(found[1], other + np.uint8(1))
+
+
+def test_equal_nodes_with_effects_are_all_kept() -> None:
+    graph = share(traced(lambda x: [add(tap("h", multiply(x, x)), tap("h", multiply(x, x)))], [np.ones(3)]))
+    assert [node.primitive.name for node in graph.nodes].count("multiply") == 1
+    assert sum("tap" in node.effects for node in graph.nodes) == 2
+
+
+def test_a_conversion_that_narrows_is_not_proven_finite() -> None:
+    p, t = np.array([1e300, 2.0]), np.zeros(2, np.float32)
+    narrowed = lambda t, c: [scale(t, convert(where(c, p, 3.0), dtype=np.dtype(np.float32)))]
+    with np.errstate(over="ignore"):
+        assert np.array_equal(narrowed(t, np.ones(2, bool))[0], t)
+    assert np.array_equal(reference_outputs(narrowed, [t, np.ones(2, bool)])[0], t)
+    widened = lambda t, c: [scale(t, convert(where(c, np.arange(2), 3), dtype=np.dtype(np.float32)))]
+    assert "multiply" in [node.primitive.name for node in simplify(traced(widened, [t, np.ones(2, bool)])).nodes]
 
 
 @pytest.mark.parametrize("axes", [axes for n in range(1, 4) for axes in itertools.combinations(range(3), n)])

@@ -51,6 +51,18 @@ def test_repeated_names_are_numbered_and_trees_are_spread():
     assert list(taps) == ["step", "step#2", "step#3", "both.0", "both.1"]
 
 
+def test_two_taps_of_one_value_are_both_collected():
+    def g(x):
+        h = x * x
+        return np.sum(ad.tap("a", h) + ad.tap("b", h) + ad.tap("a", h))
+    expected = {name: [1.0, 4.0, 9.0] for name in ("a", "b", "a#2")}
+    for collecting in (ad.collect_taps(g), ad.collect_taps(ad.compile(g)), ad.compile(ad.collect_taps(g)), ad.collect_taps(ad.grad(g)),
+                       ad.collect_taps(ad.compile(ad.grad(g))), ad.compile(ad.collect_taps(ad.compile(g)))):
+        assert values(collecting(x)[1]) == expected
+    graph = ad.trace(g)(x)
+    assert values(ad.collect_taps(lambda x: graph.evaluate(lambda p, *a, **k: p(*a, **k), x)[0])(x)[1]) == expected
+
+
 def test_inside_a_custom_rule():
     h = ad.custom_vjp(lambda u: ad.tap("inside", u * u), lambda u: (u * u, u), lambda u, bar: (2.0 * u * bar,))
     assert values(ad.collect_taps(lambda u: np.sum(h(u)))(x)[1]) == {"inside": [1.0, 4.0, 9.0]}
