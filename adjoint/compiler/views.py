@@ -80,17 +80,15 @@ def fresh(buffer: Any, dtype: np.dtype, shape: Sequence[int]) -> Ref:
     return Ref(buffer, np.dtype(dtype), tuple(shape), row_major(shape))
 
 
-def merge_axes(shape: Sequence[int], columns: Sequence[Sequence[int]], keep_apart: Sequence[int] = ()) -> tuple[list[int], list[list[int]]]:
+def merge_axes(shape: Sequence[int], columns: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """Fewest loops over an index space: (extents, strides of each column per loop). Axes of size 1 vanish; neighbours merge where the
-    strides of every column allow it, never across a boundary in `keep_apart` (an axis number that must begin a new loop)."""
+    strides of every column allow it."""
     extents: list[int] = []
     merged: list[list[int]] = [[] for _ in columns]
-    fence = False
     for axis, n in enumerate(shape):
-        fence = fence or axis in keep_apart
         if n == 1:
             continue
-        if extents and not fence and all(m[-1] == n * c[axis] for m, c in zip(merged, columns, strict=True)):
+        if extents and all(m[-1] == n * c[axis] for m, c in zip(merged, columns, strict=True)):
             extents[-1] *= n
             for m, c in zip(merged, columns, strict=True):
                 m[-1] = c[axis]
@@ -98,7 +96,6 @@ def merge_axes(shape: Sequence[int], columns: Sequence[Sequence[int]], keep_apar
             extents.append(n)
             for m, c in zip(merged, columns, strict=True):
                 m.append(c[axis])
-        fence = False
     return extents, merged
 
 
