@@ -108,15 +108,29 @@ def run(recipe: Recipe, dataset: Dataset, options: dict[str, Any]) -> None:
     else:
         folder = RunFolder.create(runs, recipe.task, asdict(replace(recipe, **given)))
     with folder:
-        recipe = _recipe(folder.config(), recipe)
-        finished, logits = _train(recipe, dataset, folder, resume)
-        if finished.interrupted:
-            click.echo(f"interrupted at step {finished.steps}; saved in {folder.path}. Go on with: adjoint train {recipe.task} --resume")
-            sys.exit(128 + finished.interrupted)        # 130 after Ctrl-C, 143 after SIGTERM, as shells count
-        path = folder.path / "report.html"
-        write_report(path, training_report(finished, dataset, logits, title=dataset.name, subtitle=str(folder.path), config=asdict(recipe)))
+        try:
+            _train_and_report(_recipe(folder.config(), recipe), dataset, folder, resume)
+        except KeyboardInterrupt:
+            saved = folder.has_checkpoint()
+            click.echo(_interrupted(folder, recipe.task, "interrupted") if saved else "interrupted before anything was saved", err=True)
+            sys.exit(INTERRUPTED)
+        finally:
+            folder.discard_if_unused()
+
+
+def _train_and_report(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) -> None:
+    finished = _train(recipe, dataset, folder, resume)
+    if finished.interrupted:
+        click.echo(_interrupted(folder, recipe.task, f"interrupted at step {finished.steps}"))
+        sys.exit(128 + finished.interrupted)            # 130 after Ctrl-C, 143 after SIGTERM, as shells count
+    logits, path = Predictor()(finished.model, dataset.test_x), folder.path / "report.html"
+    write_report(path, training_report(finished, dataset, logits, title=dataset.name, subtitle=str(folder.path), config=asdict(recipe)))
     click.echo(f"test accuracy {100 * (1 - error_rate(logits, dataset.test_y)):.2f} %")
     click.echo(f"report {path}")
+
+
+def _interrupted(folder: RunFolder, task: str, what: str) -> str:
+    return f"{what}; saved in {folder.path}. Go on with: adjoint train {task} --resume"
 
 
 def _recipe(config: dict[str, Any], known: Recipe) -> Recipe:
@@ -128,7 +142,7 @@ def _recipe(config: dict[str, Any], known: Recipe) -> Recipe:
     return Recipe(**{**config, "hidden": tuple(config["hidden"])})
 
 
-def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) -> tuple[Fit, np.ndarray]:
+def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) -> Fit:
     kept, held_x, held_y = dataset.hold_out(min(recipe.held_out, len(dataset.train_x) // 5), seed=0)
     features, classes = dataset.train_x.shape[1], len(dataset.classes)
     model = nn.mlp(features, *recipe.hidden, classes, activation=nn.relu, rng=np.random.default_rng(recipe.seed))
@@ -144,16 +158,15 @@ def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) ->
                        noise=recipe.noise, seed=recipe.seed, validation=(held_x, held_y), folder=folder, resume=resume, progress=progress)
     if not finished.interrupted:
         click.echo(f"trained {finished.steps} steps in {duration(time.monotonic() - start)}")
-    return finished, Predictor()(finished.model, dataset.test_x)
+    return finished
 
 
 def main() -> None:
     """Entry point: errors as one message on standard error; 130 after Ctrl-C."""
     try:
         adjoint.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()

@@ -51,6 +51,21 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path):
     subprocess.run([sys.executable, "-c", script, str(found), str(expected)], check=True, timeout=60)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("place", ["adjoint.cli.fit", "adjoint.cli.load_digits"])
+def test_an_interrupt_before_the_first_step_says_so_and_leaves_nothing(tmp_path, place):
+    assert command("train", "digits", "--epochs", "1", folder=tmp_path).returncode == 0
+    module, name = place.rsplit(".", 1)
+    script = f"import signal, sys, {module} as module\nfrom adjoint.cli import main\n" \
+             f"module.{name} = lambda *a, **k: signal.raise_signal(signal.SIGINT)\n" \
+             "sys.argv = ['adjoint', 'train', 'digits', '--epochs', '2']\nmain()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130 and done.stderr.splitlines()[-1].startswith("interrupted") and "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-1"]
+    (tmp_path / "runs" / "digits-2").mkdir()
+    assert command("train", "digits", "--resume", folder=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize("arguments, status, message", [
     (["train", "digits", "--epochs", "0"], 2, "--epochs"),
     (["train", "digits", "--learning-rate", "-1"], 2, "--learning-rate"),

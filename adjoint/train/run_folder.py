@@ -6,6 +6,7 @@ May import: errors, files, checkpoint. Read next: progress.py.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -104,11 +105,24 @@ class RunFolder:
 
     @staticmethod
     def latest(root: str | os.PathLike, name: str) -> Path:
-        """The path of the run with the highest number. Raises ConfigError if there is none."""
-        found = [(number, path) for number, path in _numbered(Path(root), name) if path.is_dir()]
+        """The path of the run with the highest number that has a checkpoint. Raises ConfigError if there is none."""
+        found = [(number, path) for number, path in _numbered(Path(root), name) if _has_checkpoint(path)]
         if not found:
-            raise _refuse(f"there is no run {name}-<number> to go on with.", root, "Start a run without resuming.")
+            raise _refuse(f"there is no run {name}-<number> with a checkpoint to go on with.", root, "Start a run without resuming.")
         return max(found)[1]
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return _has_checkpoint(self.path)
+
+    def discard_if_unused(self) -> None:
+        """Remove the folder, and let it go, if it holds a configuration and nothing else: a run that ended before it began."""
+        with contextlib.suppress(OSError):          # an empty run does no harm
+            if {path.name for path in self.path.iterdir()} <= {"config.json", "lock"}:
+                self.close()
+                for name in ("config.json", "lock"):
+                    files.remove(self.path / name)
+                self.path.rmdir()
 
     def config(self) -> dict[str, Any]:
         """The configuration that the run was created with."""
@@ -173,6 +187,13 @@ def _numbered(root: Path, name: str) -> list[tuple[int, Path]]:
     numbers = [path.name[len(name) + 1:] for path in entries]
     return [(int(number), path) for number, path in zip(numbers, entries, strict=True)
             if re.fullmatch(r"[0-9]{1,9}", number)]
+
+
+def _has_checkpoint(path: Path) -> bool:
+    try:
+        return bool(checkpoint.checkpoints(path))
+    except OSError:             # not a folder, or not ours to read
+        return False
 
 
 def _plain(value: object) -> object:

@@ -26,6 +26,15 @@ def test_numbers_count_up_and_the_latest_is_found(tmp_path):
     (tmp_path / "runs" / "digits-x").mkdir()
     (tmp_path / "runs" / "digits-99").write_text("a file")
     (tmp_path / "runs" / "digits-10").mkdir()
+    with pytest.raises(ConfigError, match="there is no run digits-<number> with a checkpoint"):
+        RunFolder.latest(tmp_path / "runs", "digits")
+    for number in (1, 10, 2):
+        with RunFolder.open(tmp_path / "runs" / f"digits-{number}") as run:
+            assert not run.has_checkpoint()
+            run.save(7, {"w": np.ones(3)}, {})
+            assert run.has_checkpoint()
+    assert RunFolder.latest(tmp_path / "runs", "digits").name == "digits-10"
+    (tmp_path / "runs" / "digits-11").mkdir()
     assert RunFolder.latest(tmp_path / "runs", "digits").name == "digits-10"
     with RunFolder.create(tmp_path / "runs", "digits", {}) as run:
         assert run.path.name == "digits-100"
@@ -68,6 +77,15 @@ def test_rewinding_forgets_what_the_checkpoint_does_not_know(tmp_path):
         assert [line["epoch"] for line in run.rewind(3)] == [1, 2, 3]
         run.log({"epoch": 4, "again": True})
         assert run.metrics()[-1] == {"epoch": 4, "again": True} and len(run.metrics()) == 4
+
+
+def test_a_run_that_never_began_leaves_nothing(tmp_path):
+    for use in (lambda run: None, lambda run: run.log({"epoch": 1}), lambda run: run.save(1, {"w": np.ones(3)}, {})):
+        with RunFolder.create(tmp_path, "a", {}) as run:
+            use(run)
+            used = len(list(run.path.iterdir())) > 2
+            run.discard_if_unused()
+            assert run.path.exists() == used
 
 
 def test_checkpoints_live_in_the_folder(tmp_path):
