@@ -63,16 +63,33 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
         >>> done.model.weight.round(3)
         array([[2.]], dtype=float32)
     """
-    _check(data, epochs, loss)
+    _check(data, epochs, validation, folder)
     model = with_arrays(model)
     batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
+    for x, y in filter(None, (data, validation)):
+        _rehearse(model, loss, np.asarray(x), np.asarray(y))
     run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, compiled)
     if resume:
         run.resume()
     return run.train(InputNoise(noise, seed, compiled=compiled) if noise else None)
 
 
-def _check(data: Arrays, epochs: int, loss: Callable) -> None:
+def _rehearse(model: Any, loss: Callable, x: np.ndarray, y: np.ndarray) -> None:
+    """The loss of one example, or of those with the least and the greatest label: a class too many is not seen in compiled code."""
+    rows = [int(np.argmin(y)), int(np.argmax(y))] if y.ndim == 1 and y.dtype.kind in "iu" and y.size else [0]
+    if len(x) == len(y) > 0:
+        with np.errstate(all="ignore"):                     # what is not finite has its own message, with the step
+            loss(model(x[rows]), y[rows])
+
+
+def _check(data: Arrays, epochs: int, validation: Arrays | None, folder: RunFolder | None) -> None:
+    for name, pair in (("data", data), ("validation", validation)):
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2) and not (name == "validation" and pair is None):
+            raise ConfigError(explain(f"fit: {name} is {type(pair).__name__}, expected a pair.",
+                                      remedy="Give examples and targets: (x, y)."))
+    if not isinstance(folder, RunFolder | None):
+        raise ConfigError(explain(f"fit: folder is {type(folder).__name__}, expected a RunFolder.",
+                                  remedy='Make one: with train.RunFolder.create("runs", "digits", {}) as folder: ...'))
     if not (isinstance(epochs, int) and epochs >= 0):
         raise ConfigError(explain(f"fit: epochs is {epochs!r}, expected a whole number.", remedy="For instance epochs=10."))
     x = np.asarray(data[0])

@@ -13,7 +13,7 @@ import pytest
 
 import adjoint as ad
 from adjoint import nn, optim
-from adjoint.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from adjoint.errors import CheckpointError, ConfigError, DataError, IndexRangeError, NonFiniteError
 from adjoint.train.evaluate import Predictor, confusion_matrix, error_rate
 from adjoint.train.fit import fit
 from adjoint.train.interrupts import deferred_interrupts
@@ -279,3 +279,15 @@ def test_a_model_of_ones_own_with_a_number_as_parameter(compiled):
     assert run.history[-1]["validation_loss"] < 1e-3 and "validation_error" not in run.history[0]
     assert run.model.name == "scaled" and run.model.temperature.dtype == np.float32 and run.model.temperature != 1.0
     assert model.temperature == 1.0
+
+
+def test_what_does_not_fit_together_is_said_before_training(tmp_path):
+    x, y = blobs()
+    too_few = nn.mlp(2, 9, 2, activation=np.tanh, rng=np.random.default_rng(0))
+    with pytest.raises(IndexRangeError, match="labels go from 0 to 2, classes from 0 to 1"):
+        fit(too_few, (x, y), **options())
+    for wrong, found in (({"validation": x}, "validation is ndarray"), ({"folder": str(tmp_path)}, "folder is str")):
+        with pytest.raises(ConfigError, match=found):
+            fit(network(), (x, y), **options() | wrong)
+    with pytest.raises(IndexRangeError, match="labels go from 5 to 5"):
+        fit(network(), (x, y), **options() | {"validation": (x, np.full(len(x), 5))})
