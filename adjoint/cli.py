@@ -6,8 +6,8 @@ May import: everything. Read next: train/fit.py.
 
 from __future__ import annotations
 
+import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -62,13 +62,20 @@ def train() -> None:
     """Train a network; Ctrl-C saves, --resume goes on to the same bits."""
 
 
+def _finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse NaN and infinity, which click's ranges let through."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", context, option)
+    return value
+
+
 def _options(recipe: Recipe) -> Callable:
     """The options that both tasks have, their defaults from the recipe."""
     def decorate(command: Callable) -> Callable:
         for option in reversed([
             click.option("--epochs", type=click.IntRange(1), default=None, help=f"Passes over the data.  [default: {recipe.epochs}]"),
             click.option("--batch", type=click.IntRange(1), default=None, help=f"Examples per step.  [default: {recipe.batch}]"),
-            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=None,
+            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), callback=_finite, default=None,
                          help=f"Per step, at the start of the cosine.  [default: {recipe.learning_rate}]"),
             click.option("--seed", type=click.IntRange(0), default=None, help="Of weights, batches and noise.  [default: 0]"),
             click.option("--runs", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
@@ -146,18 +153,17 @@ def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) ->
     kept, held_x, held_y = dataset.hold_out(min(recipe.held_out, len(dataset.train_x) // 5), seed=0)
     features, classes = dataset.train_x.shape[1], len(dataset.classes)
     model = nn.mlp(features, *recipe.hidden, classes, activation=nn.relu, rng=np.random.default_rng(recipe.seed))
-    updates = recipe.epochs * (len(kept.train_x) // recipe.batch)
-    optimizer = optim.adamw(optim.schedules.cosine(recipe.learning_rate, max(updates, 1)), weight_decay=recipe.weight_decay)
+    updates = recipe.epochs * (len(kept.train_x) // min(recipe.batch, len(kept.train_x)))
+    optimizer = optim.adamw(optim.schedules.cosine(recipe.learning_rate, updates), weight_decay=recipe.weight_decay)
     loss = lambda logits, labels: nn.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     sizes = "-".join(map(str, (features, *recipe.hidden, classes)))
     click.echo(f"{dataset.name}: {len(kept.train_x)} training, {len(held_x)} validation, {len(dataset.test_x)} test examples; "
                f"network {sizes}")
-    start = time.monotonic()
     with Progress(recipe.epochs) as progress:
         finished = fit(model, (kept.train_x, kept.train_y), optimizer=optimizer, epochs=recipe.epochs, loss=loss, batch=recipe.batch,
                        noise=recipe.noise, seed=recipe.seed, validation=(held_x, held_y), folder=folder, resume=resume, progress=progress)
     if not finished.interrupted:
-        click.echo(f"trained {finished.steps} steps in {duration(time.monotonic() - start)}")
+        click.echo(f"trained {finished.steps} steps in {duration(finished.training_seconds)}")
     return finished
 
 

@@ -68,7 +68,8 @@ def test_an_interrupt_before_the_first_step_says_so_and_leaves_nothing(tmp_path,
 
 @pytest.mark.parametrize("arguments, status, message", [
     (["train", "digits", "--epochs", "0"], 2, "--epochs"),
-    (["train", "digits", "--learning-rate", "-1"], 2, "--learning-rate"),
+    (["train", "digits", "--batch", "0"], 2, "--batch"),
+    *((["train", "digits", "--learning-rate", rate], 2, "--learning-rate") for rate in ("-1", "0", "nan", "inf", "-inf", "fast")),
     (["train", "digits", "--resume"], 1, "there is no run digits-<number>"),
     (["train", "fashion-mnist"], 2, "--data"),
     (["train", "fashion-mnist", "--data", "."], 1, "train-images-idx3-ubyte.gz is missing"),
