@@ -92,6 +92,7 @@ def show(row: Any, found: dict[str, dict], peak: float) -> dict:
 def in_new_process(code: str, environment: dict[str, str] | None = None) -> float:
     """Milliseconds that a fresh interpreter reports on its last line."""
     environment = {**os.environ, **(environment or {})}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)         # imports as users have them: from byte code, after the first
     environment.pop("PYTHONDONTWRITEBYTECODE", None)         # an installed package has its byte code
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return float(run.stdout.strip().splitlines()[-1])
