@@ -19,11 +19,13 @@ def command(*arguments, folder, **options):
 def test_training_leaves_a_run_behind(tmp_path):
     done = command("train", "digits", "--epochs", "2", "--seed", "5", folder=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    *_, accuracy, report = done.stdout.splitlines()
+    *_, trained, accuracy, report = done.stdout.splitlines()
     assert re.fullmatch(r"test accuracy \d\d\.\d\d %", accuracy) and float(accuracy.split()[2]) > 80
     assert report == f"report {os.path.join('runs', 'digits-1', 'report.html')}"
     run = tmp_path / "runs" / "digits-1"
-    assert "Test accuracy" in (run / "report.html").read_text(encoding="utf-8")
+    html = (run / "report.html").read_text(encoding="utf-8")
+    time_in_report = re.search("Training time</dt><dd>([^<]*)<", html)[1]
+    assert "Test accuracy" in html and trained == f"trained 110 steps in {time_in_report}"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2] and set(lines[0]["gradient_norms"]) >= {"0.weight", "4.bias"}
     assert json.loads((run / "config.json").read_text())["seed"] == 5

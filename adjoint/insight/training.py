@@ -49,7 +49,7 @@ def _metrics(run: Fit, history: list[dict[str, Any]], parameters: int) -> dict[s
         found["Training loss"] = history[-1]["loss"]
         if "validation_error" in history[-1]:
             found["Validation error"] = f"{100 * history[-1]['validation_error']:.2f} %"
-        found["Training time"] = duration(sum(line["seconds"] for line in history))
+        found["Training time"] = duration(run.training_seconds)
         found["Examples per second"] = round(float(np.median([line["examples_per_second"] for line in history])))
     return found
 

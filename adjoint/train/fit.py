@@ -42,6 +42,11 @@ class Fit:
     seconds: dict[str, float] = field(default_factory=dict)
     interrupted: int = 0                # the signal that ended it early, 0 if none did
 
+    @property
+    def training_seconds(self) -> float:
+        """What the steps of all finished epochs took, those before a resume too; without validation, and without the pause."""
+        return sum(line["seconds"] for line in self.history)
+
 
 def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Callable = cross_entropy, batch: int = 64,
         noise: float = 0.0, seed: int = 0, validation: Arrays | None = None, folder: RunFolder | None = None, resume: bool = False,
