@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError, explain
+from ..errors import ConfigError, ShapeError, explain
 
 Shape = tuple[int, ...]
 
@@ -29,8 +29,16 @@ def fans(shape: Shape) -> tuple[int, int]:
     return shape[1] * window, shape[0] * window
 
 
+def generator(rng: Any) -> np.random.Generator:
+    """rng, if random numbers can be drawn from it."""
+    if not isinstance(rng, (np.random.Generator, np.random.RandomState)):
+        raise ConfigError(explain(f"initial values: rng is {rng!r:.80}, expected a generator of random numbers.",
+                                  remedy=f"Make one from a seed: rng=np.random.default_rng({rng if isinstance(rng, int) else 0})."))
+    return rng
+
+
 def _uniform(shape: Shape, rng: np.random.Generator, bound: float, dtype: Any) -> np.ndarray:
-    return rng.uniform(-bound, bound, shape).astype(dtype)
+    return generator(rng).uniform(-bound, bound, shape).astype(dtype)
 
 
 def normal(shape: Shape, rng: np.random.Generator, *, std: float = 0.01, dtype: Any = np.float32) -> np.ndarray:
@@ -39,7 +47,7 @@ def normal(shape: Shape, rng: np.random.Generator, *, std: float = 0.01, dtype: 
     >>> normal((400, 300), np.random.default_rng(0), std=0.02).std().round(3)
     np.float32(0.02)
     """
-    return (std * rng.standard_normal(shape)).astype(dtype)
+    return (std * generator(rng).standard_normal(shape)).astype(dtype)
 
 
 def constant(shape: Shape, rng: np.random.Generator | None = None, *, value: float = 0.0, dtype: Any = np.float32) -> np.ndarray:

@@ -37,7 +37,7 @@ class Linear(Module):
                  weight_init: Callable = init.torch_linear, dtype: Any = np.float32) -> None:
         weight = weight_init((out_features, in_features), rng, dtype=dtype)
         bound = 1.0 / math.sqrt(max(in_features, 1))
-        self._place(weight=weight, bias=rng.uniform(-bound, bound, out_features).astype(dtype) if bias else None)
+        self._place(weight=weight, bias=init.generator(rng).uniform(-bound, bound, out_features).astype(dtype) if bias else None)
 
     def __call__(self, x: Any) -> Any:
         if np.shape(x)[-1:] != self.weight.shape[1:]:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.aval import aval_of
+from ..core.interpreter import Tracer
+from ..errors import ConfigError, explain
 from ..tree import flatten
 from .rule import Optimizer, chain, in_dtype, on_leaves, stateless, zeros_like
 from .schedules import Schedule
@@ -45,6 +47,16 @@ class CountState(NamedTuple):
     count: Any
 
 
+def _checked(rate: Any) -> Any:
+    """A learning rate that is a number; a traced one passes, since its value is not known yet."""
+    if not isinstance(rate, Tracer):
+        value = np.asarray(rate)
+        if value.dtype.kind not in "iuf" or not np.all((value >= 0) & np.isfinite(value)):
+            raise ConfigError(explain(f"optimizer: the learning rate is {rate!r:.80}, expected a finite number >= 0, or a schedule.",
+                                      remedy="For instance 1e-3, or optim.schedules.cosine(1e-3, steps)."))
+    return rate
+
+
 def scale_by_learning_rate(learning_rate: Rate) -> Optimizer:
     """u = -eta g for a number, u = -eta(t) g for a schedule.
 
@@ -54,7 +66,7 @@ def scale_by_learning_rate(learning_rate: Rate) -> Optimizer:
     (array([-2.]), array([-1.]))
     """
     if not callable(learning_rate):
-        return scale(-learning_rate)
+        return scale(-_checked(learning_rate))
 
     def update(gradients: Any, state: CountState, parameters: Any) -> tuple[Any, CountState]:
         factor = -learning_rate(state.count)

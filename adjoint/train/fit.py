@@ -22,7 +22,7 @@ from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
 from .evaluate import Predictor, error_rate
 from .interrupts import deferred_interrupts
-from .loop import InputNoise, Step, gradient_names, make_step, steps, with_arrays
+from .loop import InputNoise, Step, check_parts, gradient_names, make_step, steps, with_arrays
 from .nonfinite import birth_of_nonfinite
 from .progress import Progress
 from .run_folder import RunFolder
@@ -69,6 +69,7 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
         array([[2.]], dtype=float32)
     """
     _check(data, epochs, validation, folder)
+    check_parts(loss, optimizer)
     model = with_arrays(model)
     batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
     for x, y in filter(None, (data, validation)):

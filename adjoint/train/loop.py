@@ -50,6 +50,8 @@ def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) ->
     >>> len(norms), bool(finite)
     (2, True)
     """
+    check_parts(loss, optimizer)
+
     def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
         value, gradients = value_and_grad(lambda m: loss(m(x), y))(model)
         norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
@@ -58,6 +60,17 @@ def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) ->
         keep = lambda new, old: _choose(finite, new, old)
         return keep(apply_updates(model, updates), model), keep(new_state, state), value, tuple(norms), finite
     return compile(step, donate=(0, 1)) if compiled else step
+
+
+def check_parts(loss: Any, optimizer: Any) -> None:
+    """Refuse a loss that is no function, and an optimizer that was not made yet (optim.sgd for optim.sgd(0.1))."""
+    if not callable(loss):
+        raise ConfigError(explain(f"training: loss is {loss!r:.80}, expected a function of (model(x), y) that returns one number.",
+                                  remedy="For instance loss=nn.squared_error, without quotes and without calling it."))
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        name = getattr(optimizer, "__name__", None) if callable(optimizer) else None
+        raise ConfigError(explain(f"training: optimizer is {name or f'{optimizer!r:.80}'}, expected an Optimizer: init and update.",
+                                  remedy=f"Call it with a learning rate: optimizer=optim.{name or 'adam'}(1e-3)."))
 
 
 def _choose(condition: Any, new: Any, old: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 import adjoint as ad
 from adjoint import nn
-from adjoint.errors import DtypeError, IndexRangeError, ShapeError, TreeError
+from adjoint.errors import ConfigError, DtypeError, IndexRangeError, ShapeError, TreeError
 from adjoint.tree import flatten, leaf, unflatten
 
 
@@ -239,3 +239,11 @@ def test_a_module_with_its_own_init_sets_each_field_once(rng):
             change()
     with pytest.raises(AttributeError, match="Net has no field 'extra'"):
         Net(stated=False)
+
+
+def test_a_seed_in_place_of_a_generator_is_refused():
+    for make in (lambda: nn.Linear(3, 2, rng=7), lambda: nn.mlp(3, 2, activation=np.tanh, rng=7), lambda: nn.init.he_normal((3, 2), 7),
+                 lambda: nn.Linear(3, 2, rng=7, weight_init=nn.init.constant)):
+        with pytest.raises(ConfigError, match="rng is 7, expected a generator") as raised:
+            make()
+        assert "test_nn.py:" in str(raised.value) and "default_rng(7)" in str(raised.value)

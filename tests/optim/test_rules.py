@@ -212,3 +212,18 @@ def test_an_ensemble_trains_as_its_members_do(rng):
         alone = [one(*member[:2], x, y) for member in alone]
         np.testing.assert_array_equal(losses, [member[2] for member in alone])
     np.testing.assert_array_equal(flatten(together[0])[0][0], np.stack([flatten(member[0])[0][0] for member in alone]))
+
+
+@pytest.mark.parametrize("rate", [-1.0, np.float32(-1), float("nan"), float("inf"), "fast", None, True])
+@pytest.mark.parametrize("make", [optim.sgd, optim.adam, optim.adamw, optim.adagrad, optim.rmsprop])
+def test_a_learning_rate_that_is_none_is_refused(make, rate):
+    with pytest.raises(ConfigError, match=r"the learning rate is .*, expected") as raised:
+        make(rate)
+    _, where, remedy = str(raised.value).splitlines()
+    assert "test_rules.py:" in where and "1e-3" in remedy
+
+
+def test_a_learning_rate_may_be_traced_or_zero():
+    moved = lambda rate: optim.sgd(rate).update(np.array([2.0]), optim.sgd(rate).init(None), None)[0].sum()
+    assert ad.grad(lambda rates: moved(rates[1]))(np.array([0.5, 0.5]))[1] == -2.0
+    assert ad.grad(moved)(0.5) == -2.0 and ad.compile(moved)(np.float64(0.5)) == -1.0 and moved(0) == 0

@@ -156,6 +156,19 @@ def test_data_with_holes_is_refused():
         fit(network(), (x, y), **options())
 
 
+@pytest.mark.parametrize("wrong, message, remedy", [
+    ({"loss": "mse"}, "loss is 'mse', expected a function", "loss=nn.squared_error"),
+    ({"optimizer": optim.sgd}, "optimizer is sgd, expected an Optimizer", "optim.sgd(1e-3)"),
+    ({"optimizer": "adam"}, "optimizer is 'adam', expected an Optimizer", "optim.adam(1e-3)"),
+])
+def test_parts_that_are_none_are_refused(wrong, message, remedy):
+    parts = {"loss": nn.cross_entropy, "optimizer": optim.sgd(0.1), **wrong}
+    for call in (lambda: fit(network(), blobs(), **options(**parts)), lambda: make_step(**parts)):
+        with pytest.raises(ConfigError, match=message) as raised:
+            call()
+        assert "test_fit.py:" in str(raised.value) and remedy in str(raised.value)
+
+
 def test_stop_ends_the_run():
     run = fit(network(), blobs(), stop=lambda history: len(history) == 2, **options())
     assert len(run.history) == 2 and run.steps == 14
