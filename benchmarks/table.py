@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "latest.json", ROOT / "README.md"
 BLOCK = re.compile(r"(?<=<!-- figures: written by python -m benchmarks\.table -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
+LARGE = 1e7            # flop from which a share of the machine's peak says something
 NOTHING = "No results are stored in `benchmarks/results/latest.json`; `make bench` measures and writes them.\n"
 
 
@@ -26,13 +27,15 @@ def seconds(value: float) -> str:
     return f"{value / unit:#.3g}".rstrip(".") + f" {name}"
 
 
-def measured(record: dict[str, Any]) -> str:
-    """One row of the table: ours, the best peer, their ratio; for a row without peers, ours alone."""
+def measured(record: dict[str, Any], peak: float | None) -> str:
+    """One row of the table: ours with its share of the peak, the best peer, their ratio; for a row without peers, ours alone."""
     found = record["contestants"]
     ours, best = found["adjoint"], record["best_peer"]
     peer = f"{seconds(found[best]['median'])} ({best})" if best else "-"
     ratio = f"{record['ratio']:.2f}" if best else "-"
-    return f"| {record['row']} | {seconds(ours['median'])} | {peer} | {ratio} | {ours['error']:.0e} |"
+    large = peak and record.get("flops", 0) >= LARGE
+    share = f" ({100 * record['flops'] / ours['median'] / peak:.0f} % of peak)" if large else ""
+    return f"| {record['row']} | {seconds(ours['median'])}{share} | {peer} | {ratio} | {ours['error']:.0e} |"
 
 
 def start_up(record: dict[str, Any]) -> str:
@@ -48,11 +51,12 @@ def block(results: dict[str, Any] | None) -> str:
     """The text between the marks, ours and peers' medians."""
     if not results:
         return NOTHING
-    machine, rows = results["machine"], results["rows"]
+    machine, rows, peak = results["machine"], results["rows"], results.get("peak")
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = ["| problem | Adjoint | best peer | ratio | error against float64 |", "|---|---|---|---|---|",
-             *(measured(r) for r in rows if "contestants" in r), "",
-             f"Medians on {machine['processor']}, {results['threads']} threads, Python {machine['python']}, {versions}.", "",
+             *(measured(r, peak) for r in rows if "contestants" in r), "",
+             f"Medians on {machine['processor']}, {results['threads']} threads, Python {machine['python']}, {versions}."
+             + (f" Peak: {peak / 1e9:.0f} GFLOP/s in float32, measured in the same run." if peak else ""), "",
              *(start_up(r) for r in rows if "contestants" not in r)]
     return "\n".join(lines).rstrip() + "\n"
 
