@@ -139,6 +139,11 @@ def _fault(header: bytes, payload: bytes, name: str) -> str:
     return "" if hashlib.sha256(payload).digest() == fields[_DIGEST:2 * _DIGEST] else "its checksum differs"
 
 
+def refused(name: str, reason: str) -> None:
+    """Say that an entry, although it is as it was stored, is no code for this machine."""
+    _warn(f"entry {name[:12]} is not used: {reason}")
+
+
 def store(name: str, payload: bytes) -> bool:
     """Keep `payload` under this key;
 

@@ -67,17 +67,25 @@ def make_native(graph: Graph, donated: dict[int, int]) -> Native:
     target = host_target()
     name = cache.key("program", built.graph.key, repr(sorted(donated.items())), repr(target))
     middle = time.perf_counter()
-    found = cache.fetch(name)
-    facts: dict[str, Any] = {"cached": found is not None}
-    if found is None:
+    code, facts, emitted_at = _load_cached(name), {"cached": True}, middle
+    if code is None:
         emitted = emit_object(built.program, target)
-        found = emitted.data
-        facts |= emitted.stats
-        cache.store(name, found)
-    emitted_at = time.perf_counter()
-    code = load_program([found], ["program"])
+        facts = {"cached": False} | emitted.stats
+        cache.store(name, emitted.data)
+        emitted_at = time.perf_counter()
+        code = load_program([emitted.data], ["program"])
     seconds = {"build": middle - start, "emit": emitted_at - middle, "link": time.perf_counter() - emitted_at}
     return Native(built, code, seconds, facts)
+
+
+def _load_cached(name: str) -> Code | None:
+    """The code stored under this key, linked; None, with one warning, where the linker refuses what is there."""
+    found = cache.fetch(name)
+    try:
+        return None if found is None else load_program([found], ["program"])
+    except CompileError as error:
+        cache.refused(name, str(error).splitlines()[0])
+        return None
 
 
 def specialize(native: Native, arguments: list[Any], results: Any, donated: bool, slots: int = 0,

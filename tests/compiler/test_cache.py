@@ -11,8 +11,10 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import adjoint as ad
 from adjoint import settings
 from adjoint.compiler import cache
 from adjoint.compiler.target import host_target
@@ -307,3 +309,23 @@ def test_runtime_of_a_torn_cache_is_compiled_again(folder):
     second = run()
     assert second.stdout == "ready\n" and second.stderr.count("adjoint compile cache") == 1
     assert entry.read_bytes()[:40] == whole[:40] and run().stderr == ""
+
+
+@pytest.mark.parametrize("kind", ["garbage", "another program", "text"])
+def test_an_entry_that_the_linker_refuses_is_compiled_again(folder, kind):
+    """Its checksum is right, so that fetch gives it: whatever wrote it, the function computes, with one warning, and the next is quiet."""
+    def run():
+        f = ad.compile(lambda x: np.tanh(x) * 3.0 + 0.125)
+        assert f(np.zeros(5)).tolist() == [0.125] * 5
+        return f
+    others = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    run()
+    entry = next(path for path in folder.iterdir() if path.name not in others and b"\0program\0" in path.read_bytes())
+    name, whole = entry.name.removesuffix(".obj"), entry.read_bytes()
+    wrong = {"garbage": b"\x7fELF" + b"\xee" * 500, "text": b"hello",
+             "another program": whole[whole.index(b"\x7fELF"):].replace(b"\0program\0", b"\0problem\0")}
+    assert cache.store(name, wrong[kind])
+    with pytest.warns(RuntimeWarning, match="is not used") as seen:
+        run()
+    assert len(seen) == 1 and entry.read_bytes() == whole
+    run()
