@@ -232,7 +232,8 @@ def _pad_constant(x: Any, widths: list, values: Any) -> Any:
 
 def _positions(indices: Any, size: int, mode: str) -> Any:
     """Indices as the gather row reads them, mode applied."""
-    i = value_of(indices)
+    empty = isinstance(indices, (list, tuple)) and not indices                  # no element says what it is an array of
+    i = np.zeros(0, INT64) if empty else value_of(indices)
     if aval_of(i).dtype.kind not in "iu":
         raise ShapeError(explain(f"take: indices must be integers, found {aval_of(i)}."))
     if mode == "clip":
@@ -246,6 +247,7 @@ def take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: s
     a = strong(value_of(a))
     if axis is None:
         a, axis = reshaped(a, (aval_of(a).size,)), 0
+    a = a if aval_of(a).ndim else reshaped(a, (1,))
     axis = axis_of(axis, aval_of(a).ndim)
     return gather(a, (axis,), (_positions(indices, aval_of(a).shape[axis], mode),), axis)
 

@@ -16,7 +16,7 @@ from ..core.primitive import TABLE, bind
 from ..dtypes import FLOAT64, INT64, check_dtype
 from ..errors import ShapeError, explain
 from ..primitives.arithmetic import where as where_row
-from .registry import UNSET, axes_of, axis_of, broadcasted, convert, elements, implements, only, reshaped, strong, value_of
+from .registry import UNSET, axes_of, axis_of, broadcasted, convert, elements, implements, only, reshaped, shape_of, strong, value_of
 
 
 def prepared(a: Any, axis: Any, dtype: Any = None) -> tuple[Any, tuple[int, ...]]:
@@ -25,6 +25,12 @@ def prepared(a: Any, axis: Any, dtype: Any = None) -> tuple[Any, tuple[int, ...]
     if dtype is not None:
         a = convert(a, dtype)
     return a, tuple(sorted(axes_of(axis, aval_of(a).ndim)))
+
+
+def along(a: Any, axis: Any) -> Any:
+    """The axis argument, where a value without axes counts as one of axis 0 or -1: NumPy's ufuncs read it so, its mean and var do not."""
+    alone = isinstance(axis, (int, np.integer)) and axis in (0, -1) and not isinstance(a, (list, tuple)) and shape_of(a) == ()
+    return None if alone else axis
 
 
 def reduced(row: str, a: Any, axes: tuple, keepdims: Any, **params: Any) -> Any:
@@ -52,7 +58,7 @@ def sum_(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
          where: Any = True) -> Any:
     """Sum over axes; booleans and integers in int64."""
     only("sum", where=where)
-    a, axes = prepared(a, axis, dtype)
+    a, axes = prepared(a, along(a, axis), dtype)
     y = reduced("sum", a if dtype is not None else convert(a, _accumulator(a)), axes, keepdims)
     return y if initial is UNSET else y + convert(value_of(initial), aval_of(y).dtype)
 
@@ -62,7 +68,7 @@ def prod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
          where: Any = True) -> Any:
     """Product over axes; exact derivatives also where elements are 0."""
     only("prod", where=where)
-    a, axes = prepared(a, axis, dtype)
+    a, axes = prepared(a, along(a, axis), dtype)
     y = reduced("prod", a if dtype is not None else convert(a, _accumulator(a)), axes, keepdims)
     return y if initial is UNSET else y * convert(value_of(initial), aval_of(y).dtype)
 
@@ -120,7 +126,7 @@ def std(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any 
 
 def _extreme(name: str, row: str, pair: str, a: Any, axis: Any, keepdims: Any, initial: Any, where: Any) -> Any:
     only(name, where=where)
-    a, axes = prepared(a, axis)
+    a, axes = prepared(a, along(a, axis))
     if initial is not UNSET and elements(aval_of(a), axes) == 0:
         shape = tuple((1 if keepdims else 0) if i in axes else n for i, n in enumerate(aval_of(a).shape))
         return broadcasted(convert(initial, aval_of(a).dtype), tuple(n for i, n in enumerate(shape) if keepdims or i not in axes))
@@ -152,7 +158,7 @@ def ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any
 def all_(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
     """Every element is true (not 0)."""
     only("all", where=where)
-    a, axes = prepared(a, axis)
+    a, axes = prepared(a, along(a, axis))
     return reduced("all", a if aval_of(a).dtype == np.bool_ else a != 0, axes, keepdims)
 
 
@@ -160,7 +166,7 @@ def all_(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False, *, wh
 def any_(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False, *, where: Any = True) -> Any:
     """Some element is true (not 0)."""
     only("any", where=where)
-    a, axes = prepared(a, axis)
+    a, axes = prepared(a, along(a, axis))
     return reduced("any", a if aval_of(a).dtype == np.bool_ else a != 0, axes, keepdims)
 
 
@@ -173,7 +179,7 @@ def count_nonzero(a: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
 
 def _position(row: str, a: Any, axis: Any, keepdims: Any) -> Any:
     a = strong(value_of(a))
-    shape = aval_of(a).shape
+    shape, axis = aval_of(a).shape, along(a, axis)
     if axis is None:
         y = bind(TABLE[row], reshaped(a, (aval_of(a).size,)), axis=0)
         return reshaped(y, (1,) * len(shape)) if keepdims is True else y
@@ -200,7 +206,7 @@ def argmin(a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False) 
 def _running(row: str, a: Any, axis: Any, dtype: Any) -> Any:
     a = strong(value_of(a))
     a = convert(a, dtype) if dtype is not None else convert(a, _accumulator(a))
-    if axis is None:
+    if along(a, axis) is None:
         a, axis = reshaped(a, (aval_of(a).size,)), 0
     return bind(TABLE[row], a, axis=axis_of(axis, aval_of(a).ndim), reverse=False)
 

@@ -125,3 +125,37 @@ def test_compiled_gradient_equals_eager(group: int, rng: np.random.Generator) ->
         found = ad.compile(ad.grad(loss))(arguments)
     for x, y in zip(flatten(found)[0], flatten(expected)[0], strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9)
+
+
+SCALARS = [np.sum, np.prod, np.max, np.min, np.ptp, np.any, np.all, np.count_nonzero, np.nansum, np.nanmax, np.argmax, np.argmin]
+RUNNING = [np.cumsum, np.cumprod, np.nancumsum]
+
+
+@pytest.mark.parametrize("function", SCALARS + RUNNING, ids=lambda f: f.__name__)
+def test_axis_0_and_minus_1_of_a_value_without_axes(function: Any) -> None:
+    for options in [{}] if function in RUNNING else [{}, {"keepdims": True}]:
+        for axis in (0, -1):
+            take = lambda x, axis=axis, options=options: function(x, axis=axis, **options)
+            expected = take(np.float64(3.0))
+            avals, (found,) = in_trace(take, [3.0])
+            assert avals == [aval_of(expected)] and np.array_equal(found, expected)
+            assert np.array_equal(on_tape(take, [np.float64(3.0)])[0], expected)
+        for axis in (1, -2, (0,)):
+            with pytest.raises((ValueError, TypeError)):
+                ad.vjp(lambda x, axis=axis, options=options: function(x, axis=axis, **options), 3.0)
+
+
+def test_a_sum_of_a_sum_has_its_derivative() -> None:
+    x = np.array([1.0, 2.0])
+    np.testing.assert_array_equal(ad.grad(lambda x: x.sum().sum(0) + np.add.reduce(x.max()) + x[0].cumsum(-1)[0])(x), [2.0, 2.0])
+    with pytest.raises(ValueError, match="axis 0"):
+        ad.grad(lambda x: x.sum().mean(0))(x)
+
+
+def test_no_indices_at_all() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    for function in (lambda x: np.take(x, []), lambda x: np.take(x, [], axis=1), lambda x: np.take(x, (), 0),
+                     lambda x: x.take([], mode="clip"), lambda x: x[0, 0].take(0, 0)):
+        _, (found,) = in_trace(lambda x, f=function: [f(x)], [x])
+        assert found.shape == function(x).shape and np.array_equal(found, function(x))
+    np.testing.assert_array_equal(ad.grad(lambda x: np.take(x, []).sum() + x[0, 0])(x), [[1, 0, 0], [0, 0, 0]])
