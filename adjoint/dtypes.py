@@ -27,6 +27,10 @@ def check_dtype(dtype: np.dtype) -> np.dtype:
     known = _KNOWN.get(dtype)
     if known is not None:
         return known
+    if dtype.kind not in "biuf":
+        raise DtypeError(explain(
+            f"dtype {dtype} is not supported: it is not one of {', '.join(d.name for d in DTYPES)}.",
+            remedy="Complex numbers, dates, texts and objects have no rules here: keep them outside the function."))
     nearest = _NEAREST.get(dtype.name, FLOAT64)
     raise DtypeError(explain(
         f"dtype {dtype} is not one of {', '.join(d.name for d in DTYPES)}.",

@@ -1,13 +1,14 @@
 """What happens when NumPy's own functions meet a traced value: the protocols `__array_ufunc__` and `__array_function__`.
 
-Invariant: a form without an entry in the tables of registry.py is an error that names the rewrite or the nearest names that exist.
+Invariant: a form without an entry in the tables of registry.py is an error that names the rewrite, or similar names that exist.
 May import: L0-L2, registry, cells, indexing. Read next: elementwise.py.
 """
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from .registry import FUNCTIONS, REFUSED, UFUNCS, UNSET, cast, refuse, reshaped,
 _REDUCE = {"add": np.sum, "multiply": np.prod, "maximum": np.max, "minimum": np.min, "logical_and": np.all, "logical_or": np.any,
            "fmax": np.nanmax, "fmin": np.nanmin}
 _ACCUMULATE = {"add": np.cumsum, "multiply": np.cumprod}
+LIKENESS = 0.75                    # difflib's measure of how alike two names must be for one to be a hint at the other
 _COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
 _BOOLEAN_RESULT = frozenset((
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan", "isinf", "isfinite", "signbit", "logical_and",
@@ -80,26 +82,25 @@ def _call(ufunc: np.ufunc, inputs: tuple, has_out: bool, options: dict) -> Any:
 
 
 def ufunc_rule(name: str) -> Callable:
-    """Our function for a ufunc: its own entry, or the row of the same name; else the error naming the nearest."""
+    """Our function for a ufunc: its own entry, or the row of the same name; else the error."""
     found = UFUNCS.get(name) or TABLE.get(name)
     if found is None:
-        raise _unknown(f"np.{name}" if hasattr(np, name) else name, name, [*UFUNCS, *(row for row in TABLE if hasattr(np, row))])
+        raise _unknown(f"np.{name}" if hasattr(np, name) else name, name, (n for n in (*UFUNCS, *TABLE) if hasattr(np, n)))
     return found
 
 
-def _unknown(shown: str, name: str, names: list[str]) -> TracerError:
+def _unknown(shown: str, name: str, names: Iterable[str]) -> TracerError:
     if name in REFUSED:
         return refuse(shown, REFUSED[name])
-    near = sorted(set(names), key=lambda known: (-_likeness(known, name), known))[:3]
-    return TracerError(explain(f"{shown} has no rule for traced values.",
-                               remedy=f"The nearest names that have one: {', '.join(f'np.{n}' for n in near)}. Or give "
-                                      "its derivative by adjoint.custom_vjp."))
+    near = difflib.get_close_matches(name, sorted(set(names)), 3, LIKENESS)
+    hint = f"Similar names that have one: {', '.join(f'np.{n}' for n in near)}. Or give" if near else "Give"
+    return TracerError(explain(f"{shown} has no rule for traced values.", remedy=f"{hint} its derivative by adjoint.custom_vjp."))
 
 
-def _likeness(a: str, b: str) -> float:
-    """How alike two names are: shared pairs of letters against all of them (Dice's coefficient)."""
-    pairs = [{s[i:i + 2] for i in range(-1, len(s))} | {s[:1], s[-1:]} for s in (a, b)]
-    return 2 * len(pairs[0] & pairs[1]) / (len(pairs[0]) + len(pairs[1]))
+def _qualified(function: Callable) -> str:
+    """NumPy's name of a function as it is written, with "np" for the package."""
+    module = getattr(function, "__module__", "numpy") or "numpy"
+    return f"{'np' + module.removeprefix('numpy') if module.split('.')[0] == 'numpy' else module}.{function.__name__}"
 
 
 def _reduce(ufunc: np.ufunc, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False,
@@ -153,9 +154,8 @@ def array_function(self: Tracer, function: Callable, types: Any, args: tuple, kw
     """NumPy's function protocol: np.sum(t), np.concatenate([t, a]), np.linalg.norm(t)."""
     found = FUNCTIONS.get(function)
     if found is None:
-        module = getattr(function, "__module__", "numpy") or "numpy"
-        shown = f"{'np' + module.removeprefix('numpy') if module.startswith('numpy') else module}.{function.__name__}"
-        raise _unknown(shown, shown.removeprefix("np."), [f.__name__ for f in FUNCTIONS if getattr(f, "__module__", "") == "numpy"])
+        shown, names = _qualified(function), map(_qualified, FUNCTIONS)
+        raise _unknown(shown, shown.removeprefix("np."), (n.removeprefix("np.") for n in names if n.startswith("np.")))
     out = kwargs.pop("out", None)
     names = found.__code__.co_varnames[:found.__code__.co_argcount]
     if "out" in names[:len(args)]:                            # given by position
