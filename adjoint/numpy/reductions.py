@@ -120,7 +120,7 @@ def var(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any 
 @implements()
 def std(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0, keepdims: Any = False, *, where: Any = True,
         mean: Any = UNSET, correction: Any = UNSET) -> Any:
-    """Square root of var; where all elements are equal its derivative is taken as 0."""
+    """Square root of var; where all elements are equal it has no derivative: NaN."""
     return TABLE["sqrt"](var(a, axis, dtype, out, ddof, keepdims, where=where, mean=mean, correction=correction))
 
 
