@@ -1,4 +1,4 @@
-"""python -m benchmarks: interleave the contestants of every row in one process, print the table, write benchmarks/results/latest.json.
+"""python -m benchmarks: contestants of every row by turns in one process; prints the table, writes results/latest.json and the README.
 
 Options: --rows TEXT (only rows whose name contains it), --rounds N, --threads N. A peer that is not installed is left out, and said.
 """
@@ -15,13 +15,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .table import RESULTS, write
+
 PAUSE = 0.05                   # seconds in which the threads of the contestant before go to sleep
-RESULTS = Path(__file__).parent / "results" / "latest.json"
 NEEDS = {"jax": "jax", "torch": "torch", "torch.compile": "torch", "scipy (by hand)": "scipy"}
 
 
@@ -161,6 +161,7 @@ def main() -> None:
             records += start_up(folder)
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"machine": machine(), "threads": options.threads, "peak": peak, "rows": records}, indent=1) + "\n")
+        write()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def stored() -> dict[str, Any] | None:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Put the stored results into the README."""
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(BLOCK.sub(lambda _: block(stored()), page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
