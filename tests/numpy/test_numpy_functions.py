@@ -159,3 +159,43 @@ def test_no_indices_at_all() -> None:
         _, (found,) = in_trace(lambda x, f=function: [f(x)], [x])
         assert found.shape == function(x).shape and np.array_equal(found, function(x))
     np.testing.assert_array_equal(ad.grad(lambda x: np.take(x, []).sum() + x[0, 0])(x), [[1, 0, 0], [0, 0, 0]])
+
+
+# ------------------------------------------------------------------------------------------------ differences that docs/numpy.md names
+
+
+def test_small_captured_arrays_are_read_once_and_larger_ones_at_each_call() -> None:
+    for count, later in ((8, 8.0), (9, 108.0)):
+        table = np.ones(count)
+        f = ad.compile(lambda x, table=table: (table * x).sum())
+        assert f(1.0) == count
+        table[0] = 100.0
+        assert f(1.0) == later
+
+
+def test_floats_saturate_as_integers() -> None:
+    f, x = (lambda x: x.astype(np.int32)), np.array([1e30, np.nan, -np.inf, -2.7])
+    expected = [2**31 - 1, 0, -2**31, -2]
+    assert in_trace(f, [x])[1][0].tolist() == expected and ad.compile(f)(x).tolist() == expected
+
+
+def test_python_integers_that_do_not_fit_their_partner() -> None:
+    x = np.ones(2, np.uint8)
+    for transformed in (ad.compile, ad.trace):
+        with pytest.raises(OverflowError):
+            transformed(lambda x: x + 300)(x)
+    assert ad.compile(lambda x, n: x + n)(x, 300).tolist() == [45, 45]
+    assert ad.compile(lambda x, n: x == n)(x, 257).tolist() == [True, True]
+    assert ad.compile(lambda x, n: x == n)(x, np.int64(257)).tolist() == [False, False]
+
+
+def test_results_without_axes_are_scalars() -> None:
+    for f in (np.sum, lambda x: x.reshape(()), lambda x: np.squeeze(x)):
+        assert type(ad.compile(f)(np.ones(1))) is np.float64
+
+
+def test_derivatives_that_do_not_exist_are_not_made_up() -> None:
+    with np.errstate(all="ignore"):
+        assert ad.grad(np.sqrt)(0.0) == np.inf and np.isnan(ad.grad(lambda x: np.sqrt(x * x))(0.0))
+        assert np.isnan(ad.grad(np.std)(np.ones(3))).all()
+    assert ad.grad(np.abs)(0.0) == 0 and not ad.grad(np.linalg.norm)(np.zeros(3)).any()
