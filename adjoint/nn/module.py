@@ -7,12 +7,13 @@ May import: L0. Read next: layers.py.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import ShapeError, TreeError, explain
-from ..tree import flatten, is_array, unflatten
+from ..tree import flatten, is_array, is_module, unflatten
 
 
 class Module:
@@ -76,29 +77,40 @@ def _brief(value: Any) -> str:
     return getattr(value, "__name__", None) or repr(value)
 
 
+def buffer() -> Any:
+    """Declare a field whose array is no parameter: it has no gradient, and `absorb` replaces it (running statistics of batch norm)."""
+    return dataclasses.field(metadata={"buffer": True})
+
+
 def parameter_names(model: Any) -> list[str]:
     """The name of every leaf, in the order of `flatten`: `0.weight`, `0.bias`."""
-    names: list[str] = []
-    _name(model, "", names)
-    return names
+    return [name for name, _ in _named(model, "", False, is_module(model))]
 
 
-def _name(tree: Any, prefix: str, names: list[str]) -> None:
+def buffer_mask(model: Any) -> list[bool]:
+    """Whether each leaf, in the order of `flatten`, is a buffer."""
+    return [is_buffer for _, is_buffer in _named(model, "", False, is_module(model))]
+
+
+def _named(tree: Any, prefix: str, is_buffer: bool, only_arrays: bool) -> Iterator[tuple[str, bool]]:
+    """(name, whether it is a buffer) of every leaf."""
     if is_array(tree):
-        names.append(prefix)
+        yield prefix, is_buffer
         return
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        parts = [("" if f.metadata.get("inline") else f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree)]
+        inside = only_arrays or is_module(tree)
+        parts = [("" if f.metadata.get("inline") else f.name, getattr(tree, f.name), is_buffer or f.metadata.get("buffer", False),
+                  inside and not f.metadata.get("leaf", False)) for f in dataclasses.fields(tree)]
     elif isinstance(tree, dict):
-        parts = [(str(k), tree[k]) for k in sorted(tree)]
+        parts = [(str(k), tree[k], is_buffer, only_arrays) for k in sorted(tree)]
     elif isinstance(tree, (list, tuple)):
-        parts = [(str(i), x) for i, x in enumerate(tree)]
+        parts = [(str(i), x, is_buffer, only_arrays) for i, x in enumerate(tree)]
     else:
-        before = len(flatten(tree)[0])          # a number declared leaf(), or nothing
-        names.extend([prefix] * before)
+        if not only_arrays and flatten(tree)[0]:                # a number
+            yield prefix, is_buffer
         return
-    for name, part in parts:
-        _name(part, ".".join(filter(None, (prefix, name))), names)
+    for name, part, *flags in parts:
+        yield from _named(part, ".".join(filter(None, (prefix, name))), *flags)
 
 
 def named_parameters(model: Any) -> dict[str, np.ndarray]:

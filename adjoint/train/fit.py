@@ -17,12 +17,13 @@ import numpy as np
 from ..data import Batches
 from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, explain
 from ..nn.losses import cross_entropy
+from ..nn.modes import training
 from ..optim import Optimizer
 from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
 from .evaluate import Predictor, error_rate
 from .interrupts import deferred_interrupts
-from .loop import InputNoise, Step, check_parts, gradient_names, make_step, steps, with_arrays
+from .loop import InputNoise, Step, Transform, check_parts, gradient_names, make_step, steps, with_arrays
 from .nonfinite import birth_of_nonfinite
 from .progress import Progress
 from .run_folder import RunFolder
@@ -49,15 +50,16 @@ class Fit:
 
 
 def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Callable = cross_entropy, batch: int = 64,
-        noise: float = 0.0, seed: int = 0, validation: Arrays | None = None, folder: RunFolder | None = None, resume: bool = False,
-        save_seconds: float = SAVE_SECONDS, stop: Callable[[list], bool] | None = None, progress: Progress | None = None,
-        compiled: bool = True) -> Fit:
+        noise: float = 0.0, augment: Transform | None = None, seed: int = 0, validation: Arrays | None = None,
+        folder: RunFolder | None = None, resume: bool = False, save_seconds: float = SAVE_SECONDS,
+        stop: Callable[[list], bool] | None = None, progress: Progress | None = None, compiled: bool = True) -> Fit:
     """Train a model on (x, y): shuffled mini-batches, one compiled step each, until `epochs` are done or stop(history) is true.
 
-    loss(model(x), y) is a number; noise: deviation of the normal noise added to x at each step; validation: (x, y) whose error (loss, if
-    y is not integer) is measured each epoch; folder, resume: where checkpoints and metrics go, and whether to go on from there;
-    save_seconds: seconds between checkpoints. An epoch is every whole batch once; what does not fill a batch waits for a later epoch.
-    Ctrl-C ends the run after the step in progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
+    loss(model(x), y) is a number, of the model in training mode (nn.training); noise: deviation of the normal noise added to x at each
+    step; augment(x, count): what step `count` sees of a batch; seed: of the order, the noise and dropout; validation: (x, y) whose error
+    (loss, if y is not integer) is measured each epoch; folder, resume: where checkpoints and metrics go, and whether to go on from
+    there; save_seconds: seconds between checkpoints. An epoch is every whole batch once; what does not fill a batch waits for a later
+    epoch. Ctrl-C ends the run after the step in progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
     Raises: NonFiniteError before the update that would have brought NaN or infinity into the model; ConfigError, DataError.
 
     Example:
@@ -77,7 +79,10 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, compiled)
     if resume:
         run.resume()
-    return run.train(InputNoise(noise, seed, compiled=compiled) if noise else None)
+    add_noise = InputNoise(noise, seed, compiled=compiled) if noise else None
+    if augment and add_noise:
+        return run.train(lambda x, count: add_noise(augment(x, count), count))
+    return run.train(augment or add_noise)
 
 
 def _rehearse(model: Any, loss: Callable, x: np.ndarray, y: np.ndarray) -> None:
@@ -111,7 +116,7 @@ class _Run:
                  folder: RunFolder | None, save_seconds: float, stop: Callable | None, progress: Progress | None, compiled: bool):
         self.loss, self.batches, self.epochs, self.validation = loss, batches, epochs, validation
         self.folder, self.save_seconds, self.stop, self.progress = folder, save_seconds, stop, progress
-        self.names = gradient_names(model)
+        self.names, self.seed = gradient_names(model), batches.state()["seed"]
         self.step, self.predict = make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled)
         self.fit = Fit(model, optimizer.init(model), seconds={"steps": 0.0, "validation": 0.0, "checkpoints": 0.0})
         self.total, self.counted = 0.0, 0                   # of the epoch under way
@@ -157,7 +162,8 @@ class _Run:
 
     def train(self, transform: Callable | None) -> Fit:
         epoch, start = self.batches.epoch, time.monotonic()
-        walk = steps(self.step, self.fit.model, self.fit.state, self.batches, epochs=self.epochs, done=self.fit.steps, transform=transform)
+        walk = steps(self.step, self.fit.model, self.fit.state, self.batches, epochs=self.epochs, done=self.fit.steps, transform=transform,
+                     seed=self.seed)
         with deferred_interrupts() as interrupted:
             for step in walk:
                 self.take(step)
@@ -183,7 +189,8 @@ class _Run:
         self.counted += 1
 
     def refuse(self, step: Step) -> None:
-        gradient = value_and_grad(lambda m, x, y: self.loss(m(x), y))
+        key = np.array([self.seed, step.count - 1])
+        gradient = value_and_grad(lambda m, x, y: self.loss(training(m, key)(x), y))
         birth = birth_of_nonfinite(gradient, step.model, *step.batch)
         born = f"born in {birth.operation}: {birth.detail}" if birth else "a norm of its gradients overflowed"
         place = (self.batches.cursor - 1) % len(self.batches) + 1

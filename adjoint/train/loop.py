@@ -14,11 +14,13 @@ import numpy as np
 from ..compiler.compile import compile
 from ..data import Batches
 from ..errors import ConfigError, explain
-from ..nn.module import parameter_names
+from ..nn.modes import absorb, has_modes, trainable, training
+from ..nn.module import buffer_mask, parameter_names
+from ..nn.random import normal
 from ..optim import Optimizer, apply_updates
 from ..transforms.reverse import value_and_grad
+from ..transforms.taps import collect_taps
 from ..tree import flatten, is_array, unflatten
-from .noise import normal
 
 Transform = Callable[[np.ndarray, int], np.ndarray]
 
@@ -36,10 +38,11 @@ class Step(NamedTuple):
 
 
 def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
-    """step(model, state, x, y) -> (model, state, loss, norms, finite): gradient, optimizer and update as one native call.
+    """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite): gradient, optimizer and update as one native call.
 
-    loss(model(x), y) is a number. norms holds |g| of every floating parameter. If the loss or a gradient is not finite, finite is
-    False and model and state come back as they were. The model and the state are donated: hold copies (adjoint.copy) of what must last.
+    loss(model(x), y) is a number, of the model in training mode (nn.training); key: int64 [2], for layers that draw random numbers.
+    norms holds |g| of every floating parameter. If the loss or a gradient is not finite, finite is False and model and state come back
+    as they were. The model and the state are donated: hold copies (adjoint.copy) of what must last.
 
     >>> from adjoint import nn, optim
     >>> optimizer = optim.sgd(0.5)
@@ -52,14 +55,30 @@ def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) ->
     """
     check_parts(loss, optimizer)
 
-    def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
-        value, gradients = value_and_grad(lambda m: loss(m(x), y))(model)
+    def step(model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
+        (value, gradients), taps = objective(loss, model, x, y, key)
         norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
         finite = np.isfinite(sum(norms, value))
         updates, new_state = optimizer.update(gradients, state, model)
         keep = lambda new, old: _choose(finite, new, old)
-        return keep(apply_updates(model, updates), model), keep(new_state, state), value, tuple(norms), finite
+        moved = absorb(apply_updates(model, updates), taps)
+        return keep(moved, model), keep(new_state, state), value, tuple(norms), finite
     return compile(step, donate=(0, 1)) if compiled else step
+
+
+def objective(loss: Callable, model: Any, x: Any, y: Any, key: Any = None) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """((loss, gradients), taps) of the model in training mode on one batch; gradients are None at buffers and at integers.
+
+    >>> from adjoint import nn
+    >>> model = nn.Sequential(nn.Linear(2, 1, rng=np.random.default_rng(0)), nn.Dropout(0.5))
+    >>> x, y = np.ones((3, 2), np.float32), np.ones((3, 1), np.float32)
+    >>> (value, gradients), taps = objective(nn.squared_error, model, x, y, np.array([0, 1]))
+    >>> gradients[0].weight.shape, taps
+    ((1, 2), {})
+    """
+    of_batch = value_and_grad(lambda m: loss(training(m, key)(x), y))
+    (value, gradients), taps = collect_taps(of_batch)(model)
+    return (value, trainable(model, gradients)), taps
 
 
 def check_parts(loss: Any, optimizer: Any) -> None:
@@ -88,14 +107,16 @@ def with_arrays(model: Any) -> Any:
 
 def gradient_names(model: Any) -> list[str]:
     """The names of the parameters that have gradients, in the order of a step's norms."""
-    return [name for name, x in zip(parameter_names(model), flatten(model)[0], strict=True) if x.dtype.kind == "f"]
+    rows = zip(parameter_names(model), flatten(model)[0], buffer_mask(model), strict=True)
+    return [name for name, x, is_buffer in rows if x.dtype.kind == "f" and not is_buffer]
 
 
 def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: int, done: int = 0,
-          transform: Transform | None = None) -> Iterator[Step]:
+          transform: Transform | None = None, seed: int = 0) -> Iterator[Step]:
     """Walk the batches until `epochs` are done, one step each: the loop that you may open and rewrite.
 
-    done: steps done before (on resuming). transform(x, count) returns what a step sees of a batch.
+    done: steps done before (on resuming). transform(x, count) returns what a step sees of a batch. seed: of the random numbers inside the
+    model (dropout), which are those of (seed, count) at each step.
 
     >>> from adjoint import nn, optim
     >>> optimizer, x = optim.sgd(0.5), np.array([[1.0], [-1.0]])
@@ -106,12 +127,13 @@ def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: i
     >>> done.count, done.model.weight.round(6)
     (4, array([[3.]]))
     """
-    count = done
+    count, draws = done, has_modes(model)
     while batches.epoch < epochs:
         for x, y in batches:
             if transform is not None:
                 x = transform(x, count)
-            model, state, loss, norms, finite = step(model, state, x, y)
+            key = (np.array([seed, count]),) if draws else ()
+            model, state, loss, norms, finite = step(model, state, x, y, *key)
             count += 1
             yield Step(count, model, state, loss, norms, finite, (x, y))
 

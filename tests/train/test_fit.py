@@ -18,7 +18,7 @@ from adjoint.train.evaluate import Predictor, confusion_matrix, error_rate
 from adjoint.train.fit import fit
 from adjoint.train.interrupts import deferred_interrupts
 from adjoint.train.loop import InputNoise, make_step, steps
-from adjoint.train.noise import normal, philox
+from adjoint.nn.random import normal, philox
 from adjoint.train.nonfinite import birth_of_nonfinite
 from adjoint.train.run_folder import RunFolder
 from adjoint.tree import flatten, leaf
