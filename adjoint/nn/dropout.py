@@ -22,7 +22,7 @@ def dropout(x: Any, p: float, key: Any) -> Any:
     networks from overfitting, JMLR 15 (2014), in the inverted form: nothing is rescaled at evaluation.
 
     >>> dropout(np.ones(8), 0.5, np.array([0, 1]))
-    array([2., 2., 0., 0., 2., 0., 0., 0.])
+    array([2., 2., 0., 0., 2., 0., 2., 2.])
     """
     if p == 0.0:
         return x
@@ -37,7 +37,7 @@ class Dropout(Module):
         >>> from adjoint import nn
         >>> layer = Dropout(0.5)
         >>> layer(np.ones(4)), nn.training(layer, np.array([0, 1]))(np.ones(4))
-        (array([1., 1., 1., 1.]), array([0., 2., 0., 0.]))
+        (array([1., 1., 1., 1.]), array([0., 2., 0., 2.]))
     """
 
     p: float
@@ -52,7 +52,7 @@ class Dropout(Module):
         """The layer that leaves units out, drawn by this key."""
         if key is None and self.p > 0.0:
             raise ConfigError(explain(f"Dropout ({path or 'the model'}): training needs a key of random numbers.",
-                                      remedy="nn.training(model, key=np.array([seed, step])); in an open loop step(model, state, x, y, key)."))
+                                      remedy="nn.training(model, np.array([seed, step])); in an open loop step(model, state, x, y, key)."))
         layer = Dropout.__new__(Dropout)
         layer._place(p=self.p, key=key)
         return layer

@@ -40,8 +40,9 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[An
 def _words(key: Any, blocks: int, purpose: int) -> tuple[Any, Any, Any, Any]:
     """Four arrays of `blocks` words: the counters are (block, low and high word of the stream, purpose)."""
     if np.shape(key) != (2,) or key.dtype != np.int64:
-        raise ShapeError(explain(f"random numbers: the key is {getattr(key, 'dtype', type(key).__name__)}{list(np.shape(key))}, expected "
-                                 "int64[2].", remedy="Make one: key=np.array([seed, step]); further ones with nn.random.split(key, count)."))
+        found = f"{key.dtype}{list(np.shape(key))}" if hasattr(key, "dtype") else type(key).__name__
+        raise ShapeError(explain(f"random numbers: the key is {found}, expected int64[2].",
+                                 remedy="Make one: key=np.array([seed, step]); further ones with nn.random.split(key, count)."))
     block = np.arange(blocks)
     seed, stream = key[0], key[1]
     zero = block * 0
