@@ -292,3 +292,42 @@ def scatter(x, updates, *indices):
     except IndexError:
         raise _out_of_range("scatter", np.shape(x), indices) from None
     return y
+
+
+# ------------------------------------------------------------------------------------------------ one-hot
+
+
+def _lower_one_hot(e: Any, inputs: tuple, outputs: tuple, *, classes: int, dtype: np.dtype) -> None:
+    """Labels are checked once, in a kernel of their own; then each element compares."""
+    (labels,), (y,) = inputs, outputs
+    checked = e.temporary(INT64, labels.shape)
+    with e.kernel(labels.shape) as (k, at):
+        label = k.convert(k.get(labels, *at), INT64)
+        k.require(k.and_(k.ge(label, 0), k.lt(label, classes)), "index", axis=0, size=classes)
+        k.put(checked, *at, value=label)
+    with e.kernel(y.shape) as (k, at):
+        k.put(y, *at, value=k.convert(k.eq(k.get(checked, *at[:-1]), k.index(at[-1])), dtype))
+
+
+def _one_hot_shape(labels: Aval, *, classes: int, dtype: np.dtype) -> Aval:
+    if labels.dtype.kind not in "iu":
+        raise DtypeError(explain(f"one_hot: labels are {labels}, expected integers.", remedy="Use labels.astype(np.int64)."))
+    return Aval((*labels.shape, classes), np.dtype(dtype))
+
+
+@constant(reason="labels are integers", shape=_one_hot_shape, prepare=_prepare, lowering=General(_lower_one_hot), finite=True,
+          batch=lambda row, args, bdims, **params: (bind(row, move_front(args[0], bdims[0]), **params), 0), selects_rows=True,
+          samples=lambda rng: [((np.array([[2, 0, 1], [1, 1, 3]]),), {"classes": 4, "dtype": np.dtype(np.float64)}),
+                               ((np.array(1),), {"classes": 2, "dtype": np.dtype(np.float32)}),
+                               ((np.zeros((0,), int),), {"classes": 3, "dtype": np.dtype(np.float64)})])
+def one_hot(labels, *, classes, dtype):
+    """y[..., k] = 1 where k = label, else 0. A product with it selects rows: compiled, it is a gather (and its transpose a scatter_add).
+
+    Raises: IndexRangeError for labels outside of 0..classes-1 (negative ones too).
+    """
+    labels = np.asarray(labels)
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        raise IndexRangeError(explain(f"one_hot: label {labels[outside][0]} is outside of 0..{classes - 1}.",
+                                      remedy="Number the classes from 0, and check their count."))
+    return (labels[..., None] == np.arange(classes)).astype(dtype)
