@@ -15,7 +15,8 @@ MODULES = sorted(found.name for found in pkgutil.walk_packages(ad.__path__, "adj
 PUBLIC = (ad, ad.data, ad.insight, ad.nn, ad.nn.init, ad.optim, ad.optim.schedules, ad.testing, ad.train, ad.tree)
 # Records that functions return, and what writes to the disk, to the terminal or needs files of its own: shown in docs/training.md.
 SHOWN_ELSEWHERE = {"Checkpoint", "CheckpointWarning", "Fit", "Optimizer", "Progress", "RunFolder", "Step", "Structure",
-                   "load_fashion_mnist", "load_latest", "load_tensors", "save_latest", "survivors"}
+                   "Table", "load_cifar10", "load_fashion_mnist", "load_latest", "load_table", "load_tensors", "load_text",
+                   "load_tiny_shakespeare", "save_latest", "survivors"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -26,7 +26,8 @@ class Batches:
 
     The batches are views of buffers that the next batch overwrites: copy what must outlive the step. `last` says
     what becomes of the examples that do not fill a batch: "keep" gives them as a shorter last batch, "drop"
-    leaves them out of that epoch.
+    leaves them out of that epoch. With `replace` every example of every batch is drawn uniformly from all of them,
+    as the theory of stochastic gradient descent has it; without, an epoch is a partition: each example once.
 
     Shapes: arrays [examples, ...]; a batch is a tuple of [batch, ...], the last one of an epoch [1..batch, ...].
     Cost: one copy of the batch; at the start of an epoch a sort of `examples` words.
@@ -37,7 +38,7 @@ class Batches:
     """
 
     def __init__(self, *arrays: np.ndarray, batch: int, seed: int = 0, shuffle: bool = True,
-                 last: Literal["keep", "drop"] = "keep") -> None:
+                 last: Literal["keep", "drop"] = "keep", replace: bool = False) -> None:
         _require(bool(arrays), "no arrays were given.", "Write Batches(x, y, batch=64).")
         self._arrays = tuple(np.asarray(array) for array in arrays)
         lengths = [array.shape[0] if array.ndim else 0 for array in self._arrays]
@@ -52,7 +53,8 @@ class Batches:
         _require(isinstance(seed, (int, np.integer)) and 0 <= seed < _LARGEST, f"seed is {seed!r}.",
                  "Give an integer from 0 to 2**62 - 1.")
         _require(last in ("keep", "drop"), f"last is {last!r}.", 'Choose last="keep" or last="drop".')
-        self.batch, self.shuffle, self.last = int(batch), bool(shuffle), last
+        _require(shuffle or not replace, "replace=True with shuffle=False.", "Drawing with replacement is a shuffle of its own.")
+        self.batch, self.shuffle, self.last, self.replace = int(batch), bool(shuffle), last, bool(replace)
         _require(last == "keep" or batch <= self.examples, f'batch is {batch}, with last="drop" none of the '
                  f"{self.examples} examples would be seen.", 'Choose a smaller batch or last="keep".')
         self._seed, self._epoch, self._cursor = int(seed), 0, 0
@@ -100,6 +102,9 @@ class Batches:
         # on the processor's sorting code.
         low = np.uint64((1 << self.examples.bit_length()) - 1)
         words = np.random.Philox(key=self._seed | (self._epoch << 64)).random_raw(self.examples)
+        if self.replace:
+            # The high half of a 32 x 32-bit product: uniform up to examples / 2**32.
+            return (((words >> np.uint64(32)) * np.uint64(self.examples)) >> np.uint64(32)).astype(np.intp)
         words = (words & ~low) | np.arange(self.examples, dtype=np.uint64)
         words.sort()
         return (words & low).astype(np.intp)

@@ -30,7 +30,8 @@ _FASHION_HOME = "https://github.com/zalandoresearch/fashion-mnist"
 class Dataset:
     """Labelled images, split by their authors into training and test examples.
 
-    Shapes: train_x [train, height * width], train_y [train], test_x [test, height * width], test_y [test].
+    Shapes: train_x [train, pixels], train_y [train], test_x [test, pixels], test_y [test]; pixels is the product
+    of image_shape.
 
     >>> digits = load_digits()
     >>> rest, held_x, held_y = digits.hold_out(256)
@@ -44,7 +45,7 @@ class Dataset:
     test_x: np.ndarray
     test_y: np.ndarray
     classes: tuple[str, ...]
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
 
     def hold_out(self, count: int, seed: int = 0) -> tuple[Dataset, np.ndarray, np.ndarray]:
         """Take `count` training examples away for validation: (the rest, validation x, validation y)."""

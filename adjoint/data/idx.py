@@ -1,7 +1,7 @@
 """The idx format of the MNIST family: a gzip stream of `00 00 08 ndim`, ndim big-endian sizes, then uint8 elements.
 
 Invariant: a file is read whole and checked whole, or DataError names it; nothing is allocated that its own size
-cannot justify. May import: errors. Read next: datasets.py.
+cannot justify. May import: errors, stored. Read next: datasets.py.
 """
 
 from __future__ import annotations
@@ -11,38 +11,15 @@ import hashlib
 import io
 import math
 import os
-import stat
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, explain
+from .stored import FETCH, LARGEST, read_stored, refuse
 
-LARGEST = 1 << 28           # elements: no member of the family has more than 47 million
 LARGEST_RATIO = 100         # inflated to stored; real images reach 3, a decompression bomb 1000
-_FETCH = "Fetch the file again from its original source."
-
-
-def _refuse(path: Path, what: str, remedy: str) -> DataError:
-    return DataError(explain(what, where=str(path), remedy=remedy))
-
-
-def _stored_bytes(path: Path) -> bytes:
-    """The bytes of a regular file no larger than an honest idx file can be."""
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise _refuse(path, "this is not a regular file.", "Give the path of a .gz file.")
-            if status.st_size > LARGEST:
-                raise _refuse(path, f"this file has {status.st_size} bytes; at most {LARGEST} are read.",
-                              "Check that it is an idx file compressed with gzip.")
-            return file.read()
-    except OSError as error:
-        raise _refuse(path, f"this file cannot be read: {error.strerror or error}.", "Check the folder that you gave: "
-                      "it must hold the original files under their original names.") from error
 
 
 def _shape(stream: gzip.GzipFile, ndim: int, path: Path, stored: int) -> tuple[int, ...]:
@@ -50,26 +27,24 @@ def _shape(stream: gzip.GzipFile, ndim: int, path: Path, stored: int) -> tuple[i
     head = stream.read(4 + 4 * ndim)
     expected = bytes([0, 0, 8, ndim])
     if head[:4] != expected or len(head) < 4 + 4 * ndim:
-        raise _refuse(path, f"this is not an idx file of {ndim} axes: it starts with {head[:4].hex(' ') or 'nothing'}, "
+        raise refuse(path, f"this is not an idx file of {ndim} axes: it starts with {head[:4].hex(' ') or 'nothing'}, "
                       f"expected {expected.hex(' ')}.", "Check that images and labels are not exchanged.")
     shape = struct.unpack(f">{ndim}I", head[4:])
     count = math.prod(shape)
     if count > LARGEST or count > LARGEST_RATIO * stored:
-        raise _refuse(path, f"its head promises {count} elements in {stored} stored bytes; at most {LARGEST} and "
-                      f"{LARGEST_RATIO} to the byte are believed.", _FETCH)
+        raise refuse(path, f"its head promises {count} elements in {stored} stored bytes; at most {LARGEST} and "
+                      f"{LARGEST_RATIO} to the byte are believed.", FETCH)
     return shape
 
 
 def read_idx(path: str | os.PathLike, ndim: int, sha256: str | None = None) -> np.ndarray:
-    """The uint8 array of a gzip-compressed idx file with `ndim` axes; `sha256` is that of the file as stored.
+    """The uint8 array of a gzip-compressed idx file with `ndim` axes; `sha256` is that of the file as stored; a
+    manifest.json beside the file is believed too.
 
     Raises: DataError for a file that is missing, torn, of another kind, or larger than it can honestly be.
     """
     path = Path(path)
-    stored = _stored_bytes(path)
-    if sha256 is not None and hashlib.sha256(stored).hexdigest() != sha256:
-        raise _refuse(path, f"its checksum is not the one that the package was built with ({sha256[:12]}...).",
-                      "Install the package again.")
+    stored = read_stored(path, sha256)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(stored)) as stream:
             shape = _shape(stream, ndim, path, len(stored))
@@ -77,11 +52,11 @@ def read_idx(path: str | os.PathLike, ndim: int, sha256: str | None = None) -> n
             elements = stream.read(count)
             surplus = stream.read(1)            # reading past the end is what makes gzip compare its own checksum
     except (OSError, EOFError, zlib.error) as error:
-        raise _refuse(path, f"this gzip file is damaged: {error}.", _FETCH) from error
+        raise refuse(path, f"this gzip file is damaged: {error}.", FETCH) from error
     if len(elements) != count or surplus:
         found = f"{len(elements)}{' and more' if surplus else ''}"
-        raise _refuse(path, f"its head promises {count} elements ({' x '.join(map(str, shape))}), it holds {found}.",
-                      _FETCH)
+        raise refuse(path, f"its head promises {count} elements ({' x '.join(map(str, shape))}), it holds {found}.",
+                      FETCH)
     return np.frombuffer(elements, np.uint8).reshape(shape)
 
 

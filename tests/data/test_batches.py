@@ -137,3 +137,30 @@ def test_a_foreign_state_changes_nothing(state):
 
 def test_example_in_the_docstring():
     assert doctest.testmod(adjoint.data.batches, extraglobs={"np": np}).failed == 0
+
+
+def test_with_replacement_every_draw_is_uniform_and_independent_of_the_others():
+    batches = Batches(np.arange(10), batch=5, seed=1, replace=True)
+    drawn = np.concatenate([np.array(x) for _ in range(2000) for x, in batches])
+    assert len(drawn) == 20_000
+    counts = np.bincount(drawn, minlength=10)
+    assert np.abs(counts - 2000).max() < 4 * np.sqrt(20_000 * 0.1 * 0.9)
+    again = np.mean(drawn[1:] == drawn[:-1])            # a partition would give 1/9 within an epoch less, never 1/10
+    assert abs(again - 0.1) < 4 * np.sqrt(0.09 / 20_000)
+    epochs = drawn.reshape(2000, 10)
+    assert np.mean([len(set(epoch)) for epoch in epochs]) < 7           # 10 (1 - 0.9^10) = 6.51
+
+
+def test_with_replacement_a_restored_walk_goes_on():
+    batches = Batches(np.arange(11), batch=3, seed=4, replace=True, last="drop")
+    first = [np.array(x) for x, in batches]
+    batches = Batches(np.arange(11), batch=3, seed=4, replace=True, last="drop")
+    next(iter(batches))
+    other = Batches(np.arange(11), batch=3, seed=0, replace=True, last="drop")
+    other.restore(batches.state())
+    assert len(first) == 3 and np.array_equal([np.array(x) for x, in other], first[1:])
+
+
+def test_replacement_needs_a_shuffle():
+    with pytest.raises(ConfigError, match="replacement"):
+        Batches(np.arange(4), batch=2, replace=True, shuffle=False)
