@@ -4,6 +4,7 @@ from . import (
     arithmetic,
     comparison,
     contraction,
+    convolution,
     cumulative,
     indexing,
     operators,
@@ -15,5 +16,5 @@ from . import (
     transcendental,
 )
 
-__all__ = ["arithmetic", "comparison", "contraction", "cumulative", "indexing", "operators", "piecewise", "reduction", "sorting",
-           "special", "structure", "transcendental"]
+__all__ = ["arithmetic", "comparison", "contraction", "convolution", "cumulative", "indexing", "operators", "piecewise", "reduction",
+           "sorting", "special", "structure", "transcendental"]
