@@ -1,28 +1,29 @@
 """Optimizers: update rules as pairs of pure functions, composed by `chain`, driven by schedules.
 
 Invariant: an optimizer is `init` and `update`; the state is a tree that compiles, travels and is saved like a model.
-May import: L0-L3. Read next: rule.py.
+May import: L0-L4, nn. Read next: rule.py.
 """
 
 from . import schedules
-from .rule import Optimizer, apply_updates, chain
-from .rules import (
+from .adam import adam, adamw, amsgrad, lion, scale_by_adam, scale_by_amsgrad, scale_by_lion
+from .adaptive import (
+    adadelta,
     adagrad,
-    adam,
-    adamw,
-    add_weight_decay,
-    clip_by_global_norm,
-    global_norm,
-    momentum_of,
+    full_adagrad,
     rmsprop,
-    scale,
+    scale_by_adadelta,
     scale_by_adagrad,
-    scale_by_adam,
-    scale_by_learning_rate,
+    scale_by_full_adagrad,
     scale_by_rms,
-    sgd,
 )
+from .clipping import clip_adaptively, clip_by_global_norm, clip_by_value, global_norm
+from .momentum import average_of, gd, heavy_ball, momentum_of, nesterov, sgd
+from .plateau import observe, plateau, rate_now
+from .rule import Optimizer, apply_updates, chain, matrices
+from .scaling import add_weight_decay, scale, scale_by_learning_rate
 
-__all__ = ["Optimizer", "adagrad", "adam", "adamw", "add_weight_decay", "apply_updates", "chain", "clip_by_global_norm", "global_norm",
-           "momentum_of", "rmsprop", "scale", "scale_by_adagrad", "scale_by_adam", "scale_by_learning_rate", "scale_by_rms", "schedules",
-           "sgd"]
+__all__ = ["Optimizer", "adadelta", "adagrad", "adam", "adamw", "add_weight_decay", "amsgrad", "apply_updates", "average_of", "chain",
+           "clip_adaptively", "clip_by_global_norm", "clip_by_value", "full_adagrad", "gd", "global_norm", "heavy_ball", "lion",
+           "matrices", "momentum_of", "nesterov", "observe", "plateau", "rate_now", "rmsprop", "scale", "scale_by_adadelta",
+           "scale_by_adagrad", "scale_by_adam", "scale_by_amsgrad", "scale_by_full_adagrad", "scale_by_learning_rate", "scale_by_lion",
+           "scale_by_rms", "schedules", "sgd"]

@@ -1,7 +1,7 @@
 """Update rules: an Optimizer is a frozen pair of pure functions, and rules compose by `chain`.
 
 Invariant: update keeps every dtype and every tree as it found it; leaves without a gradient (None) pass through untouched.
-May import: L0-L3. Read next: rules.py.
+May import: L0-L3, nn.module (names). Read next: scaling.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from ..core.aval import aval_of
 from ..core.primitive import TABLE, bind
 from ..errors import TreeError, explain
+from ..nn.module import parameter_names
 from ..tree import Structure, flatten, unflatten
 
 
@@ -27,7 +28,7 @@ class Optimizer(NamedTuple):
 def chain(*rules: Optimizer) -> Optimizer:
     """Rules one after the other: the updates of each are the gradients of the next. The state is the tuple of their states.
 
-    >>> from adjoint.optim.rules import scale
+    >>> from adjoint.optim.scaling import scale
     >>> double = chain(scale(-1.0), scale(2.0))
     >>> double.update(np.array([3.0]), double.init(None), None)[0]
     array([-6.])
@@ -56,6 +57,37 @@ def apply_updates(parameters: Any, updates: Any) -> Any:
 def stateless(function: Callable[[Any, Any], Any]) -> Optimizer:
     """A rule without memory from function(gradients, parameters) -> updates."""
     return Optimizer(lambda parameters: (), lambda gradients, state, parameters: (function(gradients, parameters), state))
+
+
+Where = Callable[[str, Any], bool]
+
+
+def matrices(name: str, x: Any) -> bool:
+    """Whether an array has two axes or more: weights, not biases and gains. A `where` for weight decay, `masked` and `partition`.
+
+    >>> matrices("0.weight", np.ones((2, 3))), matrices("0.bias", np.ones(3))
+    (True, False)
+    """
+    return np.ndim(x) >= 2
+
+
+def selection(where: Where, tree: Any) -> list[bool]:
+    """where(name, leaf) of every leaf, names as in nn.parameter_names. It may look at name, shape and dtype, not at values.
+
+    >>> selection(lambda name, x: name.endswith("weight"), {"weight": np.ones(2), "bias": np.ones(3), "none": None})
+    [False, True]
+    """
+    return [bool(where(name, x)) for name, x in zip(parameter_names(tree), flatten(tree)[0], strict=True)]
+
+
+def like(factor: Any, g: Any) -> Any:
+    """A scalar in the dtype of g (Python's numbers are weak and stay)."""
+    return factor if isinstance(factor, (int, float)) and not isinstance(factor, np.generic) else in_dtype(factor, aval_of(g).dtype)
+
+
+def counter() -> np.ndarray:
+    """t = 0, a 0-d int64: what a state counts updates with."""
+    return np.zeros((), np.int64)
 
 
 def in_dtype(x: Any, dtype: np.dtype) -> Any:

@@ -1,6 +1,6 @@
 """Schedules: the learning rate as a function of the step count t, a 0-d int64, t = 0 at the first update.
 
-Invariant: a schedule is arithmetic on t alone, so that a compiled step serves the whole run. May import: L0. Read next: rules.py.
+Invariant: a schedule is arithmetic on t alone, so that a compiled step serves the whole run. May import: L0. Read next: scaling.py.
 """
 
 from __future__ import annotations

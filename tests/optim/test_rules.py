@@ -30,7 +30,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("module", ["rule", "rules", "schedules"])
+@pytest.mark.parametrize("module", ["rule", "scaling", "schedules"])
 def test_examples_in_docstrings(module):
     found = doctest.testmod(importlib.import_module(f"adjoint.optim.{module}"))
     assert found.attempted > 0 and found.failed == 0
