@@ -9,6 +9,7 @@ from . import (
     indexing,
     operators,
     piecewise,
+    pooling,
     reduction,
     sorting,
     special,
@@ -16,5 +17,5 @@ from . import (
     transcendental,
 )
 
-__all__ = ["arithmetic", "comparison", "contraction", "convolution", "cumulative", "indexing", "operators", "piecewise", "reduction",
-           "sorting", "special", "structure", "transcendental"]
+__all__ = ["arithmetic", "comparison", "contraction", "convolution", "cumulative", "indexing", "operators", "piecewise", "pooling",
+           "reduction", "sorting", "special", "structure", "transcendental"]

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.aval import aval_of
 from ..core.primitive import TABLE, Primitive, bind
 from ..primitives.broadcasting import move_axis
-from .rows import check_batching, check_derivatives, differentiable, mask, rng_of, samples_of
+from .rows import check_batching, check_derivatives, differentiable, mask, outputs, rng_of, samples_of
 
 
 def _times(factor: float) -> Callable:
@@ -101,10 +101,14 @@ def _rolled_batch(row: Primitive) -> Callable:
     """The batching rule with its examples moved one on."""
     def batch(args: tuple, axes: tuple, /, **params: Any) -> tuple:
         y, axis = row.batch(args, axes, **params)
-        if axis is None or row.multiple:
-            return y, axis
-        return bind(TABLE["gather"], move_axis(y, axis, 0), np.arange(aval_of(y).shape[axis]) - 1), 0
+        if row.multiple:
+            return tuple(map(_next_example, y, axis)), (0,) * len(y)
+        return (y, axis) if axis is None else (_next_example(y, axis), 0)
     return batch
+
+
+def _next_example(y: Any, axis: int) -> Any:
+    return bind(TABLE["gather"], move_axis(y, axis, 0), np.arange(aval_of(y).shape[axis]) - 1)
 
 
 def wrong_batching(row: Primitive) -> Primitive:
@@ -128,7 +132,8 @@ def differs(row: Primitive, mutant: Primitive) -> bool:
         if not positions:
             continue
         rng, y = rng_of(row), row(*args, **params)
-        w = rng.standard_normal(np.shape(y))[()]
+        ws = tuple(rng.standard_normal(np.shape(v))[()] for v in outputs(row, y))
+        w = ws if row.multiple else ws[0]
         dots = tuple(rng.standard_normal(a.shape)[()] if i in positions else None for i, a in enumerate(args))
         if not _same(row.jvp(args, dots, y, **params), mutant.jvp(args, dots, y, **params)):
             return True
@@ -140,6 +145,8 @@ def differs(row: Primitive, mutant: Primitive) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return all(x is y or _same(x, y) for x, y in zip(a, b, strict=True))
     return bool(np.all(np.abs(np.subtract(a, b)) <= 1e-9 * (np.abs(a) + np.abs(b))))
 
 
