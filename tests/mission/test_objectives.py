@@ -1,5 +1,7 @@
 """What learning minimizes: finite sums, empirical risk of a network, convex and non-convex functions of many parameters."""
 
+import itertools
+
 import mpmath
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ def test_a_network_its_parameters_and_its_empirical_risk(rng, figure):
     values = [by_hand(pairs, row) for row in x]
     figure.equal(ad.compile(model)(x), [[float(v) for v in row] for row in values], rel=1e-13)
     figure.equal(len(named), 2 * 3)                                                 # theta = {(W_l, b_l)}
-    figure.equal(sum(p.size for p in named.values()), sum((a + 1) * b for a, b in zip(sizes, sizes[1:], strict=False)))
+    figure.equal(sum(p.size for p in named.values()), sum((a + 1) * b for a, b in itertools.pairwise(sizes)))
     risk = mpmath.fsum(mpmath.fsum((v - mpmath.mpf(float(t))) ** 2 for v, t in zip(row, target, strict=True)) / 2
                        for row, target in zip(values, y, strict=True)) / 6
     figure.equal(ad.compile(lambda m: nn.squared_error(m(x), y))(model), float(risk), rel=1e-13)
