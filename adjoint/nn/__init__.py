@@ -5,12 +5,18 @@ Invariant: names follow PyTorch, so that weights travel. May import: L0-L3. Read
 
 from . import init, random
 from .activations import gelu, leaky_relu, relu, sigmoid, silu, softmax, softplus, tanh
+from .attention import MultiheadAttention, scaled_dot_product_attention
+from .convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, conv, conv_transpose
 from .dropout import Dropout, dropout
+from .embedding import Embedding, one_hot
 from .layers import Flatten, Linear, Sequential, mlp
 from .losses import cross_entropy, logistic_loss, squared_error
 from .modes import absorb, has_modes, trainable, training
 from .module import Module, buffer, load_parameters, named_parameters
+from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-__all__ = ["Dropout", "Flatten", "Linear", "Module", "Sequential", "absorb", "buffer", "cross_entropy", "dropout", "gelu", "has_modes",
-           "init", "leaky_relu", "load_parameters", "logistic_loss", "mlp", "named_parameters", "random", "relu", "sigmoid", "silu",
-           "softmax", "softplus", "squared_error", "tanh", "trainable", "training"]
+__all__ = ["GRU", "LSTM", "RNN", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Dropout", "Embedding", "Flatten", "GRUCell",
+           "LSTMCell", "Linear", "Module", "MultiheadAttention", "RNNCell", "Sequential", "absorb", "buffer", "conv", "conv_transpose",
+           "cross_entropy", "dropout", "gelu", "has_modes", "init", "leaky_relu", "load_parameters", "logistic_loss", "mlp",
+           "named_parameters", "one_hot", "random", "relu", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus",
+           "squared_error", "tanh", "trainable", "training"]
