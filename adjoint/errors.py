@@ -9,6 +9,7 @@ May import: nothing of the package. Read next: core/aval.py.
     ├── TreeError           (ValueError)        two trees that should have the same structure
     ├── IndexRangeError     (IndexError)        an index outside its axis
     ├── DivisionError       (ZeroDivisionError) integer division by zero, or MIN // -1
+    ├── LinearAlgebraError  (np.linalg.LinAlgError) a singular matrix, one that is not positive definite, no convergence
     ├── TracerError         (TypeError)         a traced value used where a number is needed
     │   ├── EscapedTracerError                  a traced value used after its trace ended
     │   ├── AliasError                          a view read after its base changed by another route
@@ -21,6 +22,7 @@ May import: nothing of the package. Read next: core/aval.py.
     ├── NonFiniteError      (ArithmeticError)   NaN or infinity where training must stop
     ├── CheckpointError     (ValueError)        a checkpoint that is torn, foreign or of another model
     ├── DataError           (ValueError)        data files or batches that are not what they should be
+    ├── CommunicationError  (RuntimeError)      a rank that cannot be reached, or has other sizes than this one
     └── ConfigError         (ValueError)        an argument or option outside its range
 """
 
@@ -58,6 +60,10 @@ class IndexRangeError(AdjointError, IndexError):
 
 class DivisionError(AdjointError, ZeroDivisionError):
     """Integer division by zero, or of the smallest integer by -1."""
+
+
+class LinearAlgebraError(AdjointError, np.linalg.LinAlgError):
+    """A matrix that an operation of linear algebra is not defined for; NumPy's LinAlgError too."""
 
 
 class TracerError(AdjointError, TypeError):
@@ -106,6 +112,10 @@ class CheckpointError(AdjointError, ValueError):
 
 class DataError(AdjointError, ValueError):
     """Data that is not what it should be."""
+
+
+class CommunicationError(AdjointError, RuntimeError):
+    """A message between ranks that did not arrive, or was not what this rank expected."""
 
 
 class ConfigError(AdjointError, ValueError):

@@ -25,8 +25,8 @@ ORDER = {part: (level, place) for level, parts in enumerate(LEVELS) for place, p
 
 # Third-party packages and the parts that may import them (None: all).
 OWNERS = {"numpy": None, "llvmlite": {"compiler"}, "msgspec": {"train", "interop", "distributed"}, "safetensors": {"train"},
-          "click": {"cli"}, "rich": {"train", "cli"}, "platformdirs": {"compiler", "cli"}, "hypothesis": {"testing"},
-          "mpmath": {"testing"}}
+          "click": {"cli"}, "rich": {"train", "cli"}, "platformdirs": {"compiler", "cli"}, "scipy": {"compiler"}, "hypothesis": {"testing"},
+          "mpmath": {"testing"}, "mpi4py": {"distributed"}}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__"}
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "code", "imp", "runpy"}
 MOST_LINES = 500

@@ -18,7 +18,7 @@ from ..errors import CompileError
 from . import control as at
 from .irtext import Inserted, ModuleText, Writer
 from .lanes import Cell, Frame, Lanes, overlap
-from .loops import Check, Contraction, Fold, Kernel, Load, Loop, Program, Statement, Store
+from .loops import Check, Contraction, Fold, Foreign, Kernel, Load, Loop, Program, Statement, Store
 from .matmul import lower_contraction, scratch_bytes
 from .nests import Nest, walk
 from .target import Target, host_target
@@ -128,7 +128,7 @@ class Kernels:
 
     def emit(self, kernel: Kernel) -> Step:
         """The step of a kernel."""
-        used = tuple(dict.fromkeys(each.buffer for each in walk(kernel.body) if isinstance(each, Load | Store)))
+        used = tuple(dict.fromkeys(buffer for each in walk(kernel.body) for buffer in buffers_of(each)))
         name = f"kernel_{len(self.names)}"
         pointers = "".join(f"ptr %b{place}, " for place in range(len(used)))
         out = Writer(self.text, name, "void", f"{pointers}i64 %begin, i64 %end, ptr %control")
@@ -141,13 +141,13 @@ class Kernels:
         if key not in self.names:
             self.names[key] = name
             self.text.texts.append(written)
-        checks = any(isinstance(each, Check) for each in walk(kernel.body))
+        checks = any(isinstance(each, Check | Foreign) for each in walk(kernel.body))
         cost = kernel.cost or kernel.extent * operations(kernel.body)
         return Step(self.names[key], kernel.extent, grain, cost, checks, used)
 
     def alias_facts(self, body: Sequence[Statement], used: tuple[int, ...]) -> dict[int, tuple[str, str]]:
         """Which loads no store of the kernel can touch, as LLVM's alias scopes: scope n is the function's pointer n - 1."""
-        stored = {each.buffer for each in walk(body) if isinstance(each, Store)}
+        stored = {buffer for each in walk(body) if isinstance(each, Store | Foreign) for buffer in buffers_of(each)}
         places = [(place, buffer) for place, buffer in enumerate(used, 1) if buffer in stored]
         found = {}
         for place, buffer in enumerate(used, 1):
@@ -165,6 +165,13 @@ class Kernels:
         lines = [f"!{scope} = distinct !{{!{scope}, !0}}" for scope in scopes]
         lines += [f"!{number} = !{{{', '.join(f'!{each}' for each in scopes)}}}" for scopes, number in self.lists.items()]
         return "\n".join(["!0 = distinct !{!0}", *lines, ""])
+
+
+def buffers_of(statement: Statement) -> tuple[int, ...]:
+    """The buffers that a statement itself reads or writes."""
+    if isinstance(statement, Foreign):
+        return tuple([buffer for buffer, _, _ in statement.places])
+    return (statement.buffer,) if isinstance(statement, Load | Store) else ()
 
 
 def operations(body: Sequence[Statement]) -> float:

@@ -98,6 +98,20 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """A routine of the process (lapack.py): 0 = routine(places, numbers), or the program stops with error `code`, as at a Check.
+
+    places: (buffer, index of the first element, how many follow from there), each read and written. A kernel with such a statement
+    holds nothing else, and its iterations share no memory.
+    """
+
+    routine: str
+    places: tuple[tuple[int, Index, int], ...]
+    numbers: tuple[int, ...]
+    code: int
+
+
+@dataclass(frozen=True)
 class Carry:
     """A value that a serial loop carries: `initial` before it, `inside` at the top of the body, `following` at its end, `result` after."""
 
@@ -141,7 +155,7 @@ class Fold:
     result: Value
 
 
-Statement = Let | Load | Store | Check | Loop | Fold
+Statement = Let | Load | Store | Check | Foreign | Loop | Fold
 
 
 @dataclass(frozen=True)

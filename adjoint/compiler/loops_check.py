@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..errors import CompileError
-from .loops import Carry, Check, Contraction, Fold, Index, Kernel, Let, Load, Loop, Program, Statement, Store, Value, Var
+from .loops import Carry, Check, Contraction, Fold, Foreign, Index, Kernel, Let, Load, Loop, Program, Statement, Store, Value, Var
 
 BOOL, INT64 = np.dtype(np.bool_), np.dtype(np.int64)
 _KINDS = {                       # operation -> kinds of dtype that it takes; result of the same dtype
@@ -136,6 +136,13 @@ class _Checker:
         _demand(not self.pure, "a fold checks")
         _demand(self.fails, "a step after the commit point can fail")
 
+    def foreign(self, statement: Foreign) -> None:
+        _demand(not self.pure and not self.vector, "a routine of the process is called in a fold or in lanes")
+        _demand(self.fails, "a step after the commit point can fail")
+        for buffer, index, size in statement.places:
+            self.use(*(term for term, _ in index.terms))
+            self.within(buffer, index.offset, [(stride, self.extents[term]) for term, stride in index.terms] + [(1, size)])
+
     def loop(self, loop: Loop) -> None:
         _demand(not (loop.kind == "vector" and self.vector), "a vector loop lies inside another")
         _demand(not loop.carries or (loop.kind == "serial" and not self.pure), "a loop carries values where it must not")
@@ -193,5 +200,6 @@ class _Checker:
         return dtypes[0]
 
 
-_RULES = {Let: _Checker.let, Load: _Checker.load, Store: _Checker.store, Check: _Checker.check, Loop: _Checker.loop,
+_RULES = {Let: _Checker.let, Load: _Checker.load, Store: _Checker.store, Check: _Checker.check,
+          Foreign: _Checker.foreign, Loop: _Checker.loop,
           Fold: _Checker.fold}

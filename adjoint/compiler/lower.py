@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Atom, Literal, Node, Var
+from . import lapack
 from .emitter import LoopEmitter
-from .loops import Contraction, Index, Kernel, Loop, Statement, Value
+from .loops import Contraction, Foreign, Index, Kernel, Loop, Statement, Value
 from .loops import Var as LoopVar
 from .views import Ref, fresh, merge_axes
 
@@ -189,6 +190,17 @@ class Lowering:
         e = KernelEmitter(self)
         yield e
         self.add(Kernel(self.name(), LoopVar(), 1, e.statements, 0.0))
+
+    def routine(self, name: str, operands: Sequence[Ref], numbers: Sequence[int], cost: float, **detail: Any) -> None:
+        """One kernel: LAPACK's routine `name` (lapack.py) for every problem. operands: contiguous float64 [problems, elements of one]; if
+        the routine fails, the program stops with the error "linear algebra" and this detail."""
+        lapack.require(self.name(), self.node.where if self.node is not None else "")
+        count, problem = operands[0].shape[0], LoopVar()
+        if not count:
+            return
+        places = tuple([(self.number(x.buffer), Index(x.offset, ((problem, x.shape[1]),)), x.shape[1]) for x in operands])
+        call = Foreign(lapack.PREFIX + name, places, tuple(numbers), self.failure("linear algebra", detail))
+        self.add(Kernel(self.name(), problem, count, (call,), cost * count))
 
     def elementwise(self, shape: Sequence[int], sources: Sequence[Place], targets: Sequence[Ref], compute: Callable,
                     label: str = "") -> None:

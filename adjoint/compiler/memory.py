@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .loops import Buffer, Check, Contraction, Fold, Kernel, Load, Loop, Statement, Store
+from .loops import Buffer, Check, Contraction, Fold, Foreign, Kernel, Load, Loop, Statement, Store
 from .lower import Lowering
 
 ALIGNMENT = 64
@@ -29,11 +29,12 @@ def touched(step: Kernel | Contraction) -> set[int]:
     """The buffers that a step reads or writes."""
     body = step.epilogue if isinstance(step, Contraction) else step.body
     found = {s.buffer for s in walk(body) if isinstance(s, (Load, Store))}
+    found |= {place[0] for s in walk(body) if isinstance(s, Foreign) for place in s.places}
     return found | {step.a.buffer, step.b.buffer} if isinstance(step, Contraction) else found
 
 
 def has_check(step: Kernel | Contraction) -> bool:
-    return isinstance(step, Kernel) and any(isinstance(s, Check) for s in walk(step.body))
+    return isinstance(step, Kernel) and any(isinstance(s, (Check, Foreign)) for s in walk(step.body))
 
 
 def live_ranges(steps: list[Kernel | Contraction]) -> dict[int, tuple[int, int]]:

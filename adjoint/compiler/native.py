@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Graph
-from ..errors import AdjointError, CompileError, DivisionError, DonationError, IndexRangeError, NonFiniteError, explain
+from ..errors import AdjointError, CompileError, DivisionError, DonationError, IndexRangeError, LinearAlgebraError, NonFiniteError, explain
 from ..tree import Structure
 from . import cache
 from .entry import Specialization
@@ -164,6 +164,8 @@ def failure_error(failure: Failure) -> AdjointError:
     if failure.kind == "finite":
         return NonFiniteError(explain(f"{detail.get('label', 'a value')} is not finite.", where=where,
                                       remedy=detail.get("remedy", "Lower the learning rate, or look for NaN in the data.")))
+    if failure.kind == "linear algebra":
+        return LinearAlgebraError(explain(f"{name}: {detail['what']}.", where=where, remedy=detail["remedy"]))
     return CompileError(explain(f"{name}: a check failed ({failure.kind}).", where=where))
 
 

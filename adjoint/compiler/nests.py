@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from . import exact
 from .irtext import literal, scalar_type, vector_literal, wide
-from .lanes import Cell, Frame, Lanes
-from .loops import FOLD_BLOCK, LANE_BYTES, Check, Fold, Let, Load, Loop, Statement, Store, Var
+from .lanes import BOOL, Cell, Frame, Lanes
+from .loops import FOLD_BLOCK, LANE_BYTES, Check, Fold, Foreign, Let, Load, Loop, Statement, Store, Value, Var
 from .target import Target
 
 _TINY, _SMALL = 7, 16        # statements of a body that is unrolled by 4, by 2
@@ -50,7 +50,7 @@ def lanes_along(var: Var, extent: int, body: Sequence[Statement], target: Target
 
 def runs_along(var: Var, extent: int, body: Sequence[Statement]) -> bool:
     """Should `var` take the lanes, or rather the folds (or vector loops) inside its body?"""
-    if any(isinstance(each, Loop) and each.kind == "vector" and each.extent > 1 for each in walk(body)):
+    if any(isinstance(each, Foreign) or (isinstance(each, Loop) and each.kind == "vector" and each.extent > 1) for each in walk(body)):
         return False
     outer = inner = 0
     for fold in walk(body):
@@ -238,6 +238,16 @@ class Nest(Lanes):
         if extent % step:
             self.counted(first, last, lanes, rest)
         return step
+
+    def foreign(self, statement: Foreign) -> None:
+        """Call the routine, and check that it gives 0."""
+        pointers = [self.address(buffer, index)[0] for buffer, index, _ in statement.places]
+        kinds = ["ptr"] * len(pointers) + ["i64"] * len(statement.numbers)
+        function = self.frame.module.declare(statement.routine, "i64", ", ".join(kinds))
+        arguments = ", ".join(f"{kind} {text}" for kind, text in zip(kinds, [*pointers, *statement.numbers], strict=True))
+        answer, fine = self.out.op(f"call i64 {function}({arguments})"), Value(BOOL)
+        self.values[fine] = Cell(self.out.op(f"icmp eq i64 {answer}, 0"))
+        self.check(Check(fine, statement.code))
 
     # -- folds --------------------------------------------------------------------------------------------------------
 
@@ -443,7 +453,7 @@ class Columns(_FoldWriter):
 
 def unrolling(body: Sequence[Statement]) -> int:
     """How many vectors of a loop are handled together."""
-    if any(isinstance(each, Loop | Fold | Check) for each in body):
+    if any(isinstance(each, Loop | Fold | Check | Foreign) for each in body):
         return 1
     size = weight(body)
     return 4 if size <= _TINY else 2 if size <= _SMALL else 1
@@ -452,4 +462,4 @@ def unrolling(body: Sequence[Statement]) -> int:
 
 
 _WRITE: dict[type, Callable[[Nest, Statement], None]] = {
-    Let: Nest.let, Load: Nest.load, Store: Nest.store, Check: Nest.check, Loop: Nest.loop, Fold: Nest.fold}
+    Let: Nest.let, Load: Nest.load, Store: Nest.store, Check: Nest.check, Foreign: Nest.foreign, Loop: Nest.loop, Fold: Nest.fold}

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import CompileError
-from . import exact
+from . import exact, lapack_meaning
 from .loops import (
     FOLD_BLOCK,
     LANE_BYTES,
     Check,
     Contraction,
     Fold,
+    Foreign,
     Index,
     Kernel,
     Let,
@@ -149,6 +150,14 @@ class _State:
         if not np.all(self.values[statement.ok]) and 0 not in self.domain:
             raise _CheckFailed(statement.code)
 
+    def foreign(self, statement: Foreign) -> None:
+        """One problem after the other, by NumPy."""
+        begins = [np.broadcast_to(self.address(buffer, index), self.domain).ravel() for buffer, index, _ in statement.places]
+        for places in zip(*begins, strict=True):
+            given = [self.buffers[buffer][at:at + size] for at, (buffer, _, size) in zip(places, statement.places, strict=True)]
+            if not lapack_meaning.perform(statement.routine, given, statement.numbers):
+                raise _CheckFailed(statement.code)
+
     def loop(self, loop: Loop) -> None:
         domain = self.domain
         if loop.kind == "vector":
@@ -179,7 +188,8 @@ class _State:
         self.domain = domain
 
 
-_EXECUTE = {Let: _State.let, Load: _State.load, Store: _State.store, Check: _State.check, Loop: _State.loop,
+_EXECUTE = {Let: _State.let, Load: _State.load, Store: _State.store, Check: _State.check,
+            Foreign: _State.foreign, Loop: _State.loop,
             Fold: _State.fold}
 
 

@@ -6,7 +6,9 @@ from . import (
     contraction,
     convolution,
     cumulative,
+    decompositions,
     indexing,
+    linalg,
     operators,
     piecewise,
     pooling,
@@ -17,5 +19,5 @@ from . import (
     transcendental,
 )
 
-__all__ = ["arithmetic", "comparison", "contraction", "convolution", "cumulative", "indexing", "operators", "piecewise", "pooling",
-           "reduction", "sorting", "special", "structure", "transcendental"]
+__all__ = ["arithmetic", "comparison", "contraction", "convolution", "cumulative", "decompositions", "indexing", "linalg", "operators",
+           "piecewise", "pooling", "reduction", "sorting", "special", "structure", "transcendental"]

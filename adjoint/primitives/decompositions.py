@@ -1,0 +1,226 @@
+"""Decompositions: eigenvalues and eigenvectors of symmetric matrices, singular values and vectors; leading axes are a batch.
+
+Invariant: inside a cluster of equal values (closer than n eps times the largest) vectors are not differentiable, and that part of their
+derivative is 0 by decision: what depends on the values, or on the space of a whole cluster, keeps its exact derivative.
+Sources: Giles 2008, section 3.1; Townsend 2016, Differentiating the singular value decomposition. May import: L0, core, linalg.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..core.aval import Aval, aval_of
+from ..dtypes import FLOAT64
+from .arithmetic import add, divide, multiply, subtract, where
+from .comparison import greater
+from .kinds import General, general
+from .linalg import (
+    another,
+    batch_rule,
+    check_floating,
+    check_square,
+    columns_of,
+    diagonal_of,
+    guarded,
+    move,
+    of_lower,
+    on_diagonal,
+    problems,
+    product,
+    symmetric,
+    transposed,
+)
+from .piecewise import absolute
+from .reduction import max_
+from .structure import reshape
+
+DIVERGED = {"what": "the iteration did not converge", "remedy": "Look for NaN and infinities among the elements."}
+
+
+def _column(x: Any) -> Any:
+    return reshape(x, shape=(*aval_of(x).shape, 1))
+
+
+def _row(x: Any) -> Any:
+    *lead, n = aval_of(x).shape
+    return reshape(x, shape=(*lead, 1, n))
+
+
+def _resolution(values: Any, size: int) -> Any:
+    """What values of a matrix must differ by to count as distinct: size eps times the largest, [..., 1]."""
+    aval = aval_of(values)
+    largest = max_(absolute(values), axes=(aval.ndim - 1,))
+    return _column(multiply(largest, size * float(np.finfo(aval.dtype).eps)))
+
+
+def _inverse(x: Any, least: Any) -> Any:
+    """1 / x where |x| > least, else 0: nothing is divided by what counts as 0."""
+    fine = greater(absolute(x), least)
+    return where(fine, divide(1.0, where(fine, x, 1.0)), 0.0)
+
+
+def _gaps(values: Any, size: int) -> Any:
+    """1 / (values_j - values_i), 0 on the diagonal and inside clusters."""
+    return _inverse(subtract(_row(values), _column(values)), _column(_resolution(values, size)))
+
+
+# ------------------------------------------------------------------------------------------------ eigh
+
+
+def _lower_eigh(e: Any, inputs: tuple, outputs: tuple) -> None:
+    (a,), (w, v) = inputs, outputs
+    n = a.shape[-1]
+    if 0 in a.shape:
+        return
+    memory, seen = columns_of(e, a)
+    values = e.temporary(FLOAT64, (problems(a.shape), n))
+    e.routine("eigh", (memory, values), (n,), 9.0 * n ** 3, **DIVERGED)
+    move(e, values.reshaped(w.shape), w)
+    move(e, seen, v)
+
+
+def _eigh_shape(a: Aval) -> tuple:
+    found = check_square("eigh", a)
+    return Aval(a.shape[:-1], a.dtype), found
+
+
+def _eigh_jvp(primals: tuple, tangents: tuple, y: tuple) -> tuple:
+    """With k = v^T a_dot v: w_dot = diag k, v_dot = v (f * k), f_ij = 1 / (w_j - w_i)."""
+    w, v = y
+    if 0 in aval_of(v).shape:
+        return w, v
+    k = product(transposed(v), product(symmetric(tangents[0]), v))
+    return diagonal_of(k), product(v, multiply(_gaps(w, aval_of(v).shape[-1]), k))
+
+
+def _eigh_vjp(primals: tuple, y: tuple, y_bar: tuple, active: tuple) -> list:
+    """a_bar = v (diag w_bar + f * v^T v_bar) v^T, gathered on the lower triangle."""
+    (w, v), (w_bar, v_bar) = y, y_bar
+    if not active[0]:
+        return [None]
+    if 0 in aval_of(v).shape:
+        return [v]
+    inner = on_diagonal(w_bar, multiply(_gaps(w, aval_of(v).shape[-1]), product(transposed(v), v_bar)))
+    return [of_lower(product(v, product(inner, transposed(v))))]
+
+
+def _symmetric_samples(rng: np.random.Generator) -> list:
+    found = []
+    for shape in ((3, 3), (2, 4, 4), (1, 1), (0, 2, 2), (0, 0)):
+        x = rng.standard_normal(shape)
+        found.append(((x + np.swapaxes(x, -1, -2) + 5.0 * np.diag(np.arange(shape[-1])),), {}))
+    return found
+
+
+@general(shape=_eigh_shape, jvp=_eigh_jvp, vjp=_eigh_vjp, batch=batch_rule(lambda: eigh), lowering=General(_lower_eigh),
+         samples=_symmetric_samples, bound=100.0, absolute=True, another=another, multiple=True)
+def eigh(a):
+    """(w, v): a v = v diag w, w ascending, v orthonormal columns; the lower triangle of a is read. w_dot = diag(v^T a_dot v).
+
+    v_dot = v (f * v^T a_dot v), f_ij = 1 / (w_j - w_i), and 0 where w_i = w_j up to n eps max |w|. The sign of each vector is LAPACK's.
+    Raises: LinearAlgebraError where the iteration does not converge (NaN among the elements). Source: Giles 2008, section 3.1.
+    """
+    return tuple(guarded("eigh", DIVERGED, np.linalg.eigh, a))
+
+
+# ------------------------------------------------------------------------------------------------ svd
+
+
+def _lower_svd(e: Any, inputs: tuple, outputs: tuple) -> None:
+    (a,), (u, s, vt) = inputs, outputs
+    (m, n), k, count = a.shape[-2:], s.shape[-1], problems(a.shape)
+    if 0 in a.shape:
+        return
+    memory, _ = columns_of(e, a)
+    left, values, right = (e.temporary(FLOAT64, (count, size)) for size in (m * k, k, k * n))
+    e.routine("svd", (memory, left, values, right), (m, n), 14.0 * m * n * k, **DIVERGED)
+    move(e, values.reshaped(s.shape), s)
+    lead = tuple(range(len(a.shape) - 2))
+    for part, target in ((left, u), (right, vt)):
+        *outer, rows, columns = target.shape
+        move(e, part.reshaped((*outer, columns, rows)).permuted((*lead, len(lead) + 1, len(lead))), target)
+
+
+def _svd_shape(a: Aval) -> tuple:
+    check_floating("svd", a)
+    *lead, m, n = a.shape
+    k = min(m, n)
+    return Aval((*lead, m, k), a.dtype), Aval((*lead, k), a.dtype), Aval((*lead, k, n), a.dtype)
+
+
+def _svd_gaps(s: Any, size: int) -> Any:
+    """f_ij = 1 / (s_j^2 - s_i^2), 0 on the diagonal and inside clusters."""
+    sums = add(_row(s), _column(s))
+    gaps = _gaps(s, size)
+    fine = greater(absolute(gaps), 0.0)
+    return where(fine, divide(gaps, where(fine, sums, 1.0)), 0.0)
+
+
+def _outside(basis: Any, x: Any) -> Any:
+    """The part of the columns x that is orthogonal to the columns of the basis."""
+    return subtract(x, product(basis, product(transposed(basis), x)))
+
+
+def _svd_jvp(primals: tuple, tangents: tuple, y: tuple) -> tuple:
+    """With k = u^T a_dot v: s_dot = diag k, u_dot = u (f * (k s + s k^T)) + (1 - u u^T) a_dot v / s, and v_dot likewise."""
+    (u, s, vt), a_dot = y, tangents[0]
+    (m, n), v = aval_of(a_dot).shape[-2:], transposed(vt)
+    if 0 in aval_of(a_dot).shape:
+        return y
+    moved = product(a_dot, v)
+    k = product(transposed(u), moved)
+    f, across = _svd_gaps(s, max(m, n)), _row(s)
+    ks, sk = multiply(k, across), multiply(_column(s), k)
+    u_dot = product(u, multiply(f, add(ks, transposed(ks))))
+    v_dot = product(v, multiply(f, add(sk, transposed(sk))))
+    inverse = _row(_inverse(s, _resolution(s, max(m, n))))
+    if m > n:
+        u_dot = add(u_dot, multiply(_outside(u, moved), inverse))
+    if n > m:
+        v_dot = add(v_dot, multiply(_outside(v, product(transposed(a_dot), u)), inverse))
+    return u_dot, diagonal_of(k), transposed(v_dot)
+
+
+def _svd_vjp(primals: tuple, y: tuple, y_bar: tuple, active: tuple) -> list:
+    """a_bar = u (x s + s z + diag s_bar) v^T + (1 - u u^T) u_bar / s v^T + u (1 - v v^T applied to v_bar / s)^T, antisymmetric parts
+    x = f * (u^T u_bar - u_bar^T u), z = f * (v^T v_bar - v_bar^T v)."""
+    (u, s, vt), (u_bar, s_bar, vt_bar), a = y, y_bar, primals[0]
+    if not active[0]:
+        return [None]
+    if 0 in aval_of(a).shape:
+        return [a]
+    (m, n), v, v_bar = aval_of(a).shape[-2:], transposed(vt), transposed(vt_bar)
+    f = _svd_gaps(s, max(m, n))
+    left, right = (product(transposed(q), q_bar) for q, q_bar in ((u, u_bar), (v, v_bar)))
+    x, z = (multiply(f, subtract(p, transposed(p))) for p in (left, right))
+    inner = add(multiply(x, _row(s)), multiply(_column(s), z))
+    a_bar = product(u, product(on_diagonal(s_bar, inner), vt))
+    inverse = _row(_inverse(s, _resolution(s, max(m, n))))
+    if m > n:
+        a_bar = add(a_bar, product(multiply(_outside(u, u_bar), inverse), vt))
+    if n > m:
+        a_bar = add(a_bar, product(u, transposed(multiply(_outside(v, v_bar), inverse))))
+    return [a_bar]
+
+
+def _svd_samples(rng: np.random.Generator) -> list:
+    found = []
+    for shape in ((3, 3), (4, 3), (2, 2, 4), (1, 1), (0, 2, 3), (2, 0)):
+        k = min(shape[-2:])
+        x = rng.standard_normal(shape)
+        found.append(((x + np.eye(*shape[-2:]) * np.append(4.0 * np.arange(1, k + 1), np.zeros(shape[-1] - k)),), {}))
+    return found
+
+
+@general(shape=_svd_shape, jvp=_svd_jvp, vjp=_svd_vjp, batch=batch_rule(lambda: svd), lowering=General(_lower_svd),
+         samples=_svd_samples, bound=200.0, absolute=True, another=another, multiple=True)
+def svd(a):
+    """(u, s, vt), thin: a = u diag(s) vt, s descending, k = min(m, n) columns of u and rows of vt. s_dot = diag(u^T a_dot v).
+
+    The vectors' derivatives have 1 / (s_j^2 - s_i^2), and 0 in its place where s_i = s_j up to max(m, n) eps s_1; 1 / s_i likewise.
+    Raises: LinearAlgebraError where the iteration does not converge. Source: Townsend 2016; Giles 2008, section 3.2.
+    """
+    u, s, vt = guarded("svd", DIVERGED, lambda a: np.linalg.svd(a, full_matrices=False), a)
+    return u, s, vt
