@@ -1,4 +1,4 @@
-"""Rewrites of the graph, each a named pass Graph -> Graph that leaves every value as it was: identities, cse, finite scale, dce.
+"""Rewrites of the graph, each a named pass Graph -> Graph that leaves every value as it was: identities, cse, finite scale, look-ups, dce.
 
 Invariant: passes match on rows' traits and lowering records, never on names, and use only what they can prove. May import: L0-L3,
 views. Read next: fuse.py.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..core.aval import Aval
 from ..core.graph import Atom, Graph, Literal, Node, Var, param_key
 from ..core.primitive import TABLE
-from ..primitives.kinds import Scalar, Strided
+from ..core.trace import trace_graph
+from ..dtypes import INT64
+from ..primitives.kinds import Contract, Scalar, Strided, full
 from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
@@ -22,7 +26,7 @@ Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
 
 def simplify(graph: Graph) -> Graph:
     """All passes, in order."""
-    for one_pass in (identities, share, fold_scalars, plain_scale, identities, swap_products, share, drop_unused):
+    for one_pass in (identities, share, fold_scalars, plain_scale, identities, look_ups, swap_products, share, drop_unused):
         graph = one_pass(graph)
     return graph
 
@@ -134,6 +138,51 @@ def fold_scalars(graph: Graph) -> Graph:
         known[out] = Literal(np.asarray(value, out.aval.dtype), out.aval)
         return None
     return rebuild(graph, step)
+
+
+def look_ups(graph: Graph) -> Graph:
+    """A product with rows of an identity matrix (a row with the trait `selects_rows`: labels -> [..., classes]) looks rows up, and its
+    transpose adds rows where they belong: no product is left. Zeros of the identity count as such beside infinities."""
+    chosen: dict[Any, Node] = {}
+
+    def step(node: Node, known: dict) -> list[Node] | None:
+        if node.primitive.traits.get("selects_rows"):
+            chosen[node.outs[0]] = node
+        side = next((i for i, a in enumerate(node.inputs) if a in chosen), None)
+        if side is None or not isinstance(node.primitive.lowering, Contract):
+            return [node]
+        *inputs, out = node.primitive.lowering.spec(*[a.aval for a in node.inputs], **node.params)
+        labels, other = chosen[node.inputs[side]].inputs[0], node.inputs[1 - side]
+        function = _selection(inputs[side], inputs[1 - side], out, node.inputs[side].aval.shape[-1])
+        if function is None or not isinstance(labels, Var) or not isinstance(other, Var) or other.aval.dtype != node.outs[0].aval.dtype:
+            return [node]
+        small = trace_graph(lambda *args: [function(*args)], [labels.aval, other.aval])
+        inside: dict[Any, Atom] = dict(zip(small.inputs, (labels, other), strict=True))
+        known[node.outs[0]] = inside.get(small.outputs[0], small.outputs[0])
+        return [replace(substitute(n, inside), where=node.where) for n in small.nodes]
+    return rebuild(graph, step)
+
+
+def _selection(hot: str, other: str, out: str, classes: int) -> Callable | None:
+    """What a product of an identity's rows [*labels, class] is: function(labels, other), or None if it is something else.
+
+    The class is contracted: rows of other are read. The labels are contracted: rows of other are added where their label says.
+    """
+    labels, label = hot[:-1], hot[-1]
+    reads = label in other and label not in out and not set(labels) & set(other)
+    adds = label in out and label not in other and set(labels) <= set(other) and not set(labels) & set(out)
+    rest = "".join(c for c in other if c not in hot)
+    if not reads and not adds:
+        return None
+
+    def function(x: Any, w: Any) -> Any:
+        x = TABLE["convert"](x, dtype=INT64)
+        x = TABLE["where"](TABLE["less"](x, 0), classes, x)             # a label does not count from the end
+        w = TABLE["permute"](w, axes=tuple(other.index(c) for c in (label if reads else labels) + rest))
+        empty = Aval((classes, *w.aval.shape[len(labels):]), w.aval.dtype)
+        y = TABLE["gather"](w, x) if reads else TABLE["scatter_add"](full(0, empty), w, x)
+        return TABLE["permute"](y, axes=tuple(((labels if reads else label) + rest).index(c) for c in out))
+    return function
 
 
 def swap_products(graph: Graph) -> Graph:
