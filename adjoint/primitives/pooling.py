@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.aval import Aval, aval_of
+from ..core.aval import Aval
 from ..core.primitive import bind
 from ..errors import DtypeError, explain
 from .broadcasting import batch_together
@@ -200,8 +200,3 @@ def pool_sum(x, *, windows):
 def pool_spread(y, *, windows):
     """Each y added to every element of its window of zeros; its transpose is pool_sum."""
     return _added(y, windows, lambda place: y)
-
-
-def pool_aval(x: Any, windows: Windows) -> Aval:
-    """The aval of a pooled array."""
-    return _pooled("pooling")(aval_of(x), windows=windows)
