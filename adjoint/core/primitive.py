@@ -45,6 +45,7 @@ class Primitive:
     traits: dict[str, Any] = field(default_factory=dict)
     prepare: Callable | None = None       # promotion of arguments before an interpreter sees them
     augment: Callable | None = None       # (primals, active, params) -> (y, params with residuals): reverse mode's own forward pass
+    dual: Callable | None = None          # (primals, tangents, params) -> (ys, y_dots): forward mode's own pass over both at once
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         return current().interpret(self, self.prepare(args) if self.prepare else args, params)

@@ -34,7 +34,7 @@ from .broadcasting import (
 )
 from .samples import draw, elementwise_samples, reduction_samples
 
-__all__ = ["Contract", "General", "Reduce", "Scalar", "Strided", "add_all", "align", "along", "bilinear", "broadcast_shape",
+__all__ = ["Contract", "Control", "General", "Reduce", "Scalar", "Strided", "add_all", "align", "along", "bilinear", "broadcast_shape",
            "common_dtype", "constant", "draw", "elementwise", "elementwise_samples", "fill_out", "full", "general", "keep_axes", "linear",
            "move_axis", "move_front", "promote_args", "promote_arrays", "promote_floating",
            "reduction", "reduction_samples", "spread", "stepwise",
@@ -76,6 +76,13 @@ class General:
     """Loops written by the row: lower(e, inputs, outputs, **params) on the emitter's structural operations."""
 
     lower: Callable
+
+
+@dataclass(frozen=True)
+class Control:
+    """Control flow over the row's Graph params: "scan", "while" or "cond" (see transforms/scan.py and its neighbours)."""
+
+    construct: str
 
 
 @dataclass(frozen=True)

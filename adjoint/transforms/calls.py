@@ -255,13 +255,14 @@ def inline(graph: Graph) -> Graph:
         read = lambda a: a if isinstance(a, Literal) else atoms[a]
         for node in inner.nodes:
             args = tuple(map(read, node.inputs))
-            if node.primitive.kind == "call":
+            if node.primitive.kind == "call" and node.primitive.lowering is None:
                 outs = [strong(a, node.where) for a in visit(node.params["graph"], args)]
             elif "identity" in node.primitive.traits:
                 outs = args[:1]
             else:
                 outs = tuple(Var(v.aval) for v in node.outs)
-                nodes.append(Node(node.primitive, args, outs, node.params, node.effects, node.where))
+                params = {k: inline(p) if isinstance(p, Graph) else p for k, p in node.params.items()}
+                nodes.append(Node(node.primitive, args, outs, params, node.effects, node.where))
             atoms.update(zip(node.outs, outs, strict=True))
         return list(map(read, inner.outputs))
     outputs = visit(graph, graph.inputs)

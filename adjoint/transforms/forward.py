@@ -23,6 +23,7 @@ class Forward(Interpreter):
     """payload = (primal, tangent or None)."""
 
     name = "forward mode"
+    together = True            # primals and tangents are performed by one interpreter, so a row may compute both in one pass
 
     def underlying(self, x: Tracer) -> Any:
         return x.payload[0]
@@ -35,8 +36,11 @@ class Forward(Interpreter):
         xs, dots = tuple([x for x, _ in pairs]), tuple([t for _, t in pairs])
         token = enter(self.outer)
         try:
-            y = self.outer.interpret(primitive, xs, params)
-            y_dot = self.push(primitive, xs, dots, y, params)
+            if primitive.dual and self.together and any([t is not None for t in dots]):
+                y, y_dot = primitive.dual(xs, dots, params)
+            else:
+                y = self.outer.interpret(primitive, xs, params)
+                y_dot = self.push(primitive, xs, dots, y, params)
         finally:
             leave(token)
         if primitive.multiple:

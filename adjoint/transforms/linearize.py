@@ -36,6 +36,8 @@ class PartialTrace(Tracing):
 class Linearizing(Forward):
     """Forward mode whose primals are performed outside and whose tangents are recorded."""
 
+    together = False
+
     def __init__(self, outer: Any, tangents: PartialTrace):
         super().__init__(outer)
         self.tangents = tangents

@@ -14,7 +14,8 @@ from ..core.aval import aval_of
 from ..core.graph import Graph
 from ..core.interpreter import Interpreter, Tracer, current, interpreting
 from ..core.primitive import bind
-from ..core.trace import freeze
+from ..core.trace import effects_of, freeze
+from ..errors import EffectError, explain
 from ..primitives.kinds import Scalar, linear, move_front
 from ..tree import flatten, is_array, unflatten
 from .calls import derive, silence
@@ -65,7 +66,7 @@ class Collector(Interpreter):
         with interpreting(self.outer):
             if primitive is tap_:
                 y = self.collect(params["name"], xs[0])
-            elif primitive.kind == "call" and TAP in params["graph"].effects:
+            elif primitive.kind == "call" and TAP in effects_of(primitive, params):
                 y = self.open_call(primitive, xs, params)
             else:
                 y = bind(primitive, *xs, **params)
@@ -85,6 +86,9 @@ class Collector(Interpreter):
 
     def open_call(self, primitive: Any, xs: list, params: dict) -> tuple:
         """A call with taps inside: its outputs, the taps collected as further outputs of its graph."""
+        if "graph" not in params:
+            raise EffectError(explain(f"a tap inside {primitive.name}: it is not known how often it is reached, or whether.",
+                                      remedy="Return the value from the function, or tap it after the call."))
         graph: Graph = params["graph"]
         names: list[str] = []
 
@@ -93,7 +97,11 @@ class Collector(Interpreter):
             names.extend(collector.found)
             return [*outputs, *collector.found.values()]
         derived = derive(tapped, [v.aval for v in graph.inputs], names)
-        if "transparent" in primitive.traits:
+        if "extend" in primitive.traits:                # a loop: taps are collected step by step
+            xs, params = primitive.traits["extend"](xs, params, derived)
+            found = bind(primitive, *xs, **params)
+            taps = found[len(graph.outputs):]
+        elif "transparent" in primitive.traits:
             rest = {k: p for k, p in params.items() if k != "graph"}
             found = bind(primitive, *xs, *derived.captures, graph=derived.graph, **rest)
             taps = found[len(graph.outputs):]
