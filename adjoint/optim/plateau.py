@@ -13,6 +13,8 @@ import numpy as np
 
 from . import hyperparameters as hyper
 
+WORST = np.finfo(np.float64).max        # before the first loss; infinity is no number that a checkpoint holds without a warning
+
 
 @dataclass(frozen=True)
 class Plateau:
@@ -66,15 +68,13 @@ class PlateauRule(NamedTuple):
 def start(config: Plateau) -> PlateauRule:
     """The state before the first observation."""
     number = lambda x: np.asarray(x, np.float64)
-    return PlateauRule(PlateauState(number(config.rate), number(np.inf), np.zeros((), np.int64)), number(config.factor),
+    return PlateauRule(PlateauState(number(config.rate), number(WORST), np.zeros((), np.int64)), number(config.factor),
                        np.asarray(config.patience, np.int64), number(config.tolerance), number(config.minimum))
 
 
 def _advance(rule: PlateauRule, loss: Any) -> PlateauRule:
     rate, best, waited = rule.now
-    unknown = best == np.inf
-    known = np.where(unknown, 0.0, best)                # inf - inf would be NaN
-    improved = loss < np.where(unknown, np.inf, known - rule.tolerance * np.abs(known))
+    improved = loss < best - rule.tolerance * np.abs(best)
     waited = np.where(improved, 0, waited + 1)
     drop = waited >= rule.patience
     now = PlateauState(np.where(drop, np.maximum(rate / rule.factor, rule.minimum), rate), np.where(improved, loss, best),

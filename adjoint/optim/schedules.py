@@ -115,6 +115,8 @@ def warmup(steps: int, then: Schedule) -> Schedule:
     [0.5, 1.0, 1.0]
     """
     _positive("warmup", steps)
+    if not callable(then):
+        raise ConfigError(explain(f"warmup: then is {then!r:.40}, expected a schedule.", remedy="For instance constant(0.1), or cosine."))
     return lambda t: np.minimum((t + 1.0) / steps, 1.0) * then(np.maximum(t - steps, 0))
 
 
