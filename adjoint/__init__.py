@@ -24,10 +24,10 @@ _LAZY = {
     "compile": "compiler.compile", "threads": "compiler.threads", "collect_taps": "transforms.taps",
     "cond": "transforms.control", "while_loop": "transforms.control", "fori_loop": "transforms.control", "scan": "transforms.control",
 }
-_PACKAGES = ("data", "insight", "nn", "optim", "testing", "train")
+_PACKAGES = ("data", "distributed", "insight", "nn", "optim", "testing", "train")
 
 __all__ = [
-    "checkpoint", "collect_taps", "compile", "cond", "copy", "custom_jvp", "custom_vjp", "data", "errors", "grad", "hessian",
+    "checkpoint", "collect_taps", "compile", "cond", "copy", "custom_jvp", "custom_vjp", "data", "distributed", "errors", "grad", "hessian",
     "hvp", "insight", "jacobian", "jvp", "linearize", "nn", "numpy", "optim", "scan", "stop_gradient", "tap", "testing", "threads", "trace",
     "train", "tree", "value_and_grad", "vjp", "vmap",
     "while_loop",

@@ -1,0 +1,127 @@
+"""Collectives of one rank: a schedule's rounds performed on a buffer through a communicator.
+
+Invariant: every rank calls the same collective with a buffer of the same size and dtype; afterwards all hold the same bits.
+May import: errors, schedules, communicator. Read next: simulator.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import ConfigError, ShapeError, explain
+from . import schedules
+from .communicator import Communicator
+from .schedules import NOBODY, Round
+
+SMALL, MIDDLE = 32_768, 1_048_576        # bytes: up to here the fewest rounds win, up to there few rounds with little payload
+
+ALGORITHMS: dict[str, Callable[[int, int], Iterable[Round]]] = {
+    "ring": schedules.ring, "recursive_doubling": schedules.recursive_doubling, "halving_doubling": schedules.halving_doubling,
+    "tree": schedules.tree, "parameter_server": schedules.parameter_server}
+
+
+class Turn(NamedTuple):
+    """A round as one rank sees it."""
+
+    to: int
+    source: int
+    sent: slice
+    received: slice
+    combines: bool
+
+
+@functools.lru_cache(256)
+def turns(algorithm: Callable[[int, int], Iterable[Round]], n: int, size: int, rank: int) -> tuple[Turn, ...]:
+    """The rounds of a schedule in which a rank takes part.
+
+    >>> [t.to for t in turns(schedules.tree_reduce, 4, 8, 1)]
+    [0]
+    """
+    mine = []
+    for each in algorithm(n, size):
+        to, source = int(each.to[rank]), int(each.source[rank])
+        if to != NOBODY or source != NOBODY:
+            mine.append(Turn(to, source, *(slice(int(a[rank]), int(b[rank])) for a, b in (each.sent, each.received)), each.combines))
+    return tuple(mine)
+
+
+def perform(rounds: Iterable[Turn], buffer: np.ndarray, communicator: Communicator, combine: np.ufunc = np.add) -> None:
+    """Run a rank's rounds on its buffer, in place."""
+    rounds = tuple(rounds)
+    largest = max((t.received.stop - t.received.start for t in rounds if t.combines and t.source != NOBODY), default=0)
+    arriving = np.empty(largest, buffer.dtype)
+    for turn in rounds:
+        target = None if turn.source == NOBODY else buffer[turn.received]
+        received = arriving[:len(target)] if target is not None and turn.combines else target
+        communicator.exchange(buffer[turn.sent] if turn.to != NOBODY else None, turn.to, received, turn.source)
+        if target is not None and turn.combines:
+            combine(target, received, out=target)
+
+
+def _flat(name: str, buffer: np.ndarray) -> np.ndarray:
+    if not (isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous and buffer.flags.writeable):
+        raise ShapeError(explain(f"{name}: the buffer is {type(buffer).__name__}, expected a contiguous array that may be written.",
+                                 remedy="Make one: np.ascontiguousarray(x), or x.copy()."))
+    return buffer.reshape(-1)
+
+
+def all_reduce(buffer: np.ndarray, communicator: Communicator, *, algorithm: str = "auto", combine: np.ufunc = np.add) -> np.ndarray:
+    """The sum of every rank's buffer, on every rank, in place; the buffer.
+
+    algorithm: one of ALGORITHMS; "auto": recursive doubling up to SMALL bytes, halving-doubling up to MIDDLE, a ring beyond.
+    combine: np.add, np.maximum, ... All ranks end with the same bits; these depend on the algorithm and on the number of ranks.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(3, lambda c: all_reduce(np.array([1.0, c.rank]), c))[2]
+    array([3., 3.])
+    """
+    flat = _flat("all_reduce", buffer)
+    if algorithm == "auto":
+        algorithm = "recursive_doubling" if flat.nbytes <= SMALL else "halving_doubling" if flat.nbytes <= MIDDLE else "ring"
+    if algorithm not in ALGORITHMS:
+        raise ConfigError(explain(f"all_reduce: algorithm is {algorithm!r}.", remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
+    perform(turns(ALGORITHMS[algorithm], communicator.size, flat.size, communicator.rank), flat, communicator, combine)
+    return buffer
+
+
+def reduce_scatter(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
+    """This rank's chunk of the sum, chunk number (rank + 1) mod size of `bounds(buffer.size, size)`: a view of the buffer.
+
+    The rest of the buffer is overwritten with partial sums.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: reduce_scatter(np.array([1.0, 2.0, 3.0, 4.0]), c))
+    [array([6., 8.]), array([2., 4.])]
+    """
+    flat = _flat("reduce_scatter", buffer)
+    perform(turns(schedules.ring_reduce_scatter, communicator.size, flat.size, communicator.rank), flat, communicator)
+    chunk, limits = (communicator.rank + 1) % communicator.size, schedules.bounds(flat.size, communicator.size)
+    return flat[limits[chunk]:limits[chunk + 1]]
+
+
+def all_gather(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
+    """Every rank's chunk (as reduce_scatter leaves them), on every rank, in place; the buffer.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: all_gather(np.array([[0.0, 5.0], [7.0, 0.0]][c.rank]), c))[0]
+    array([7., 5.])
+    """
+    flat = _flat("all_gather", buffer)
+    perform(turns(schedules.ring_all_gather, communicator.size, flat.size, communicator.rank), flat, communicator)
+    return buffer
+
+
+def broadcast(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
+    """Rank 0's buffer, on every rank, in place; the buffer.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(3, lambda c: broadcast(np.full(2, float(c.rank)), c))[2]
+    array([0., 0.])
+    """
+    flat = _flat("broadcast", buffer)
+    perform(turns(schedules.tree_broadcast, communicator.size, flat.size, communicator.rank), flat, communicator)
+    return buffer

@@ -1,0 +1,43 @@
+"""What each rank runs under mpiexec in test_mpi.py: python ranks.py NAME; the last line it prints is compared."""
+
+import sys
+
+import numpy as np
+
+from adjoint.distributed import ALGORITHMS, all_gather, all_reduce, broadcast, reduce_scatter, world
+from adjoint.distributed.schedules import bounds
+
+
+def buffers(n, size):
+    return np.random.default_rng(size).integers(-50, 50, (n, size)).astype(np.float64)
+
+
+def contract(c):
+    """Every collective, every algorithm, several sizes; the counts of a ring."""
+    n = c.size
+    for size in (0, 1, 3, 8, 1001):
+        total = buffers(n, size).sum(axis=0)
+        for algorithm in ALGORITHMS:
+            assert np.array_equal(all_reduce(buffers(n, size)[c.rank].copy(), c, algorithm=algorithm), total), (algorithm, size)
+        assert np.array_equal(broadcast(buffers(n, size)[c.rank].copy(), c), buffers(n, size)[0])
+        limits, chunk, whole = bounds(size, n), (c.rank + 1) % n, np.zeros(size)
+        part = reduce_scatter(buffers(n, size)[c.rank].copy(), c)
+        whole[limits[chunk]:limits[chunk + 1]] = part
+        assert np.array_equal(all_gather(whole, c), total)
+    before = c.counts.rounds, c.counts.bytes_sent
+    all_reduce(np.ones(840), c, algorithm="ring")
+    assert (c.counts.rounds - before[0], c.counts.bytes_sent - before[1]) == (2 * (n - 1), 2 * (n - 1) * 8 * 840 // n)
+    return "right"
+
+
+def lonely(c):
+    """A rank that waits for another that does not come."""
+    if c.rank == 0:
+        c.seconds = 0.3
+        all_reduce(np.ones(4), c)
+    return "not reached by rank 0"
+
+
+if __name__ == "__main__":
+    communicator = world()
+    print(f"rank {communicator.rank} of {communicator.size}: {globals()[sys.argv[1]](communicator)}", flush=True)
