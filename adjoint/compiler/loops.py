@@ -8,6 +8,7 @@ and threads but never the order of a Fold, never a contraction of mul and add. M
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -200,6 +201,54 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class Walk:
+    """A window's walk along one axis of A: free index i and summed index j meet at place (stride i + dilation j - low) / spread.
+
+    Where that is no whole number of 0 .. size - 1 the term is left out; else the element lies `step` elements per place further.
+    """
+
+    free: int                    # which of the free axes
+    summed: int                  # which of the summed axes
+    stride: int
+    dilation: int
+    low: int
+    spread: int
+    size: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """C[b, m, n] = sum over k of A[b, m, k] B[b, k, n], where m counts the `free` axes and k the `summed` axes, both row-major.
+
+    Accumulated serially over k with fma from zero, as in a Contraction, terms outside A left out, then the epilogue. Strides: a is
+    (batch, *free, *summed), with the walks' places added; b is (batch, *summed, n), and consecutive along n: rows of B may be read up
+    to the next multiple of LANE_BYTES, so those bytes lie in its buffer.
+    """
+
+    name: str
+    dtype: np.dtype
+    batch: int
+    free: tuple[int, ...]
+    n: int
+    summed: tuple[int, ...]
+    a: Operand
+    b: Operand
+    walks: tuple[Walk, ...]
+    variables: tuple[Var, Var, Var]
+    accumulator: Value
+    epilogue: tuple[Statement, ...]
+
+    @property
+    def m(self) -> int:
+        return math.prod(self.free)
+
+    @property
+    def k(self) -> int:
+        return math.prod(self.summed)
+
+
+@dataclass(frozen=True)
 class Buffer:
     """Memory of `size` elements. role: "input", "output", "hidden" (captured array), "arena", "pack"; `slot` orders those of a role.
 
@@ -218,7 +267,7 @@ class Program:
     """Steps over buffers. Steps before `commit` write no donated buffer; those from `commit` on cannot fail."""
 
     buffers: tuple[Buffer, ...]
-    steps: tuple[Kernel | Contraction, ...]
+    steps: tuple[Kernel | Contraction | Convolution, ...]
     commit: int
     arena_bytes: int
     errors: tuple[object, ...] = ()

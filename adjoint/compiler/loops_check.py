@@ -12,7 +12,25 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..errors import CompileError
-from .loops import Carry, Check, Contraction, Fold, Foreign, Index, Kernel, Let, Load, Loop, Program, Statement, Store, Value, Var
+from .loops import (
+    LANE_BYTES,
+    Carry,
+    Check,
+    Contraction,
+    Convolution,
+    Fold,
+    Foreign,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Program,
+    Statement,
+    Store,
+    Value,
+    Var,
+)
 
 BOOL, INT64 = np.dtype(np.bool_), np.dtype(np.int64)
 _KINDS = {                       # operation -> kinds of dtype that it takes; result of the same dtype
@@ -57,20 +75,38 @@ class _Checker:
         self.extents: dict[Var, int] = {}
         self.vector = self.pure = False
 
-    def step(self, step: Kernel | Contraction) -> None:
+    def step(self, step: Kernel | Contraction | Convolution) -> None:
         if isinstance(step, Kernel):
             _demand(step.extent >= 0, "a negative extent")
             with self.scope(step.var, step.extent):
                 self.body(step.body)
             return
-        for operand, shape in ((step.a, (step.batch, step.m, step.k)), (step.b, (step.batch, step.k, step.n))):
+        for operand in (step.a, step.b):
             _demand(self.buffer(operand.buffer).dtype == step.dtype, "an operand has another dtype than the contraction")
-            self.within(operand.buffer, operand.offset, list(zip(operand.strides, shape, strict=True)))
+        if isinstance(step, Convolution):
+            self.walked(step)
+        else:
+            for operand, shape in ((step.a, (step.batch, step.m, step.k)), (step.b, (step.batch, step.k, step.n))):
+                self.within(operand.buffer, operand.offset, list(zip(operand.strides, shape, strict=True)))
         self.extents.update(zip(step.variables, (step.batch, step.m, step.n), strict=True))
         self.define(step.accumulator, step.dtype)
         for statement in step.epilogue:
             _demand(isinstance(statement, Let | Load | Store), "an epilogue holds more than straight-line code")
         self.body(step.epilogue)
+
+    def walked(self, step: Convolution) -> None:
+        """The operands of a convolution lie in their buffers: A at every place that a walk may reach, B with whole lanes."""
+        _demand(len(step.b.strides) == len(step.summed) + 2 and len(step.a.strides) == 1 + len(step.free) + len(step.summed),
+                "an operand has another number of axes than the convolution")
+        steps = list(zip(step.a.strides, (step.batch, *step.free, *step.summed), strict=True))
+        for walk in step.walks:
+            _demand(min(walk.stride, walk.dilation, walk.spread) >= 1 and walk.size >= 0, "a walk that does not go forward")
+            steps.append((walk.step, walk.size))
+        self.within(step.a.buffer, step.a.offset, steps)
+        lanes = LANE_BYTES // step.dtype.itemsize
+        _demand(step.b.strides[-1] == 1, "the rows of B are not consecutive")
+        whole = -(-step.n // lanes) * lanes
+        self.within(step.b.buffer, step.b.offset, list(zip(step.b.strides, (step.batch, *step.summed, whole), strict=True)))
 
     @contextmanager
     def scope(self, var: Var, extent: int):

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.graph import Atom, Literal, Node, Var
 from . import lapack
 from .emitter import LoopEmitter
-from .loops import Contraction, Foreign, Index, Kernel, Loop, Statement, Value
+from .loops import Contraction, Convolution, Foreign, Index, Kernel, Loop, Statement, Value
 from .loops import Var as LoopVar
 from .views import Ref, fresh, merge_axes
 
@@ -79,7 +79,7 @@ class Lowering:
     """Collects steps, buffers and failures of one program. Buffers are keys until the memory plan numbers them."""
 
     def __init__(self) -> None:
-        self.steps: list[Kernel | Contraction] = []
+        self.steps: list[Kernel | Contraction | Convolution] = []
         self.buffers: dict[Any, tuple[np.dtype, int]] = {}
         self.numbers: dict[Any, int] = {}
         self.failures: list[Failure] = []
@@ -112,7 +112,7 @@ class Lowering:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def add(self, step: Kernel | Contraction) -> None:
+    def add(self, step: Kernel | Contraction | Convolution) -> None:
         self.steps.append(step)
 
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .loops import Buffer, Check, Contraction, Fold, Foreign, Kernel, Load, Loop, Statement, Store
+from .loops import Buffer, Check, Contraction, Convolution, Fold, Foreign, Kernel, Load, Loop, Statement, Store
 from .lower import Lowering
 
 ALIGNMENT = 64
@@ -25,19 +25,19 @@ def walk(statements: Iterable[Statement]) -> Iterator[Statement]:
             pending.extend(statement.body)
 
 
-def touched(step: Kernel | Contraction) -> set[int]:
+def touched(step: Kernel | Contraction | Convolution) -> set[int]:
     """The buffers that a step reads or writes."""
-    body = step.epilogue if isinstance(step, Contraction) else step.body
+    body = step.body if isinstance(step, Kernel) else step.epilogue
     found = {s.buffer for s in walk(body) if isinstance(s, (Load, Store))}
     found |= {place[0] for s in walk(body) if isinstance(s, Foreign) for place in s.places}
-    return found | {step.a.buffer, step.b.buffer} if isinstance(step, Contraction) else found
+    return found if isinstance(step, Kernel) else found | {step.a.buffer, step.b.buffer}
 
 
-def has_check(step: Kernel | Contraction) -> bool:
+def has_check(step: Kernel | Contraction | Convolution) -> bool:
     return isinstance(step, Kernel) and any(isinstance(s, (Check, Foreign)) for s in walk(step.body))
 
 
-def live_ranges(steps: list[Kernel | Contraction]) -> dict[int, tuple[int, int]]:
+def live_ranges(steps: list[Kernel | Contraction | Convolution]) -> dict[int, tuple[int, int]]:
     """First and last step that touches each buffer."""
     ranges: dict[int, tuple[int, int]] = {}
     for i, step in enumerate(steps):

@@ -21,7 +21,7 @@ from . import cache
 from .entry import Specialization
 from .jit import Code
 from .llvm import emit_object, program_scratch
-from .loops import Contraction, Kernel, Program
+from .loops import Contraction, Convolution, Kernel, Program
 from .lower import Failure
 from .pipeline import Built, build
 from .runtime import load_program
@@ -53,7 +53,7 @@ def estimated_seconds(built: Built) -> float:
     """A rough time of one call on one core, for choosing threads and the GIL."""
     total = 0.0
     for step in built.program.steps:
-        if isinstance(step, Contraction):
+        if isinstance(step, Contraction | Convolution):
             total += 2.0 * step.batch * step.m * step.n * step.k * SECONDS_PER_FLOP * (step.dtype.itemsize / 4)
         elif isinstance(step, Kernel):
             total += step.cost * SECONDS_PER_OPERATION

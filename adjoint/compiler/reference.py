@@ -18,6 +18,7 @@ from .loops import (
     LANE_BYTES,
     Check,
     Contraction,
+    Convolution,
     Fold,
     Foreign,
     Index,
@@ -64,7 +65,7 @@ def run(program: Program, buffers: Sequence[np.ndarray]) -> int:
     try:
         with np.errstate(all="ignore"):
             for step in program.steps:
-                _contract(step, buffers) if isinstance(step, Contraction) else _run_kernel(step, buffers)
+                _STEPS[type(step)](step, buffers)
     except _CheckFailed as failed:
         return failed.code + 1
     return 0
@@ -219,6 +220,31 @@ def _contract(step: Contraction, buffers: Sequence[np.ndarray]) -> None:
     accumulator = np.zeros((step.batch, step.m, step.n), step.dtype)
     for k in range(step.k):
         accumulator = exact.fma(left[:, :, k, None], right[:, k, None, :], accumulator)
+    _finish(step, accumulator, buffers)
+
+
+def _convolve(step: Convolution, buffers: Sequence[np.ndarray]) -> None:
+    accumulator = np.zeros((step.batch, *step.free, step.n), step.dtype)
+    right = _view(buffers, step.b, (step.batch, *step.summed, step.n))
+    count, rank = len(step.free), 1 + len(step.free)
+    along = lambda axis, n: np.arange(n).reshape(-1, *(1,) * (rank - 1 - axis))
+    base = step.a.offset + sum(s * along(i, n) for i, (n, s) in enumerate(zip((step.batch, *step.free), step.a.strides, strict=False)))
+    for k in np.ndindex(*step.summed):
+        place, inside = base + sum(j * s for j, s in zip(k, step.a.strides[1 + count:], strict=True)), True
+        for walk in step.walks:
+            at = walk.stride * along(1 + walk.free, step.free[walk.free]) + walk.dilation * k[walk.summed] - walk.low
+            inside = inside & (at % walk.spread == 0) & (at >= 0) & (at < walk.size * walk.spread)
+            place = place + at // walk.spread * walk.step
+        inside, place = (np.broadcast_to(each, accumulator.shape[:-1]) for each in (inside, place))
+        if inside.any():
+            left = _elements(buffers, step.a, place[inside])
+            factors = np.broadcast_to(right[(slice(None), *k)].reshape(step.batch, *(1,) * count, step.n), accumulator.shape)
+            accumulator[inside] = exact.fma(left[:, None], factors[inside], accumulator[inside])
+    _finish(step, accumulator.reshape(step.batch, step.m, step.n), buffers)
+
+
+def _finish(step: Contraction | Convolution, accumulator: np.ndarray, buffers: Sequence[np.ndarray]) -> None:
+    """The epilogue on the sums [batch, m, n]."""
     state = _State(buffers)
     for var, extent in zip(step.variables, accumulator.shape, strict=True):
         state.open(var, np.arange(extent))
@@ -227,11 +253,19 @@ def _contract(step: Contraction, buffers: Sequence[np.ndarray]) -> None:
         state.execute(step.epilogue)
 
 
+_STEPS = {Kernel: _run_kernel, Contraction: _contract, Convolution: _convolve}
+
+
 def _view(buffers: Sequence[np.ndarray], operand: Operand, shape: tuple[int, ...]) -> np.ndarray:
     """The operand as an array; an element outside the buffer raises."""
     place = np.asarray(operand.offset)
     for stride, extent in zip(operand.strides, shape, strict=True):
         place = place[..., None] + np.arange(extent) * stride
+    return _elements(buffers, operand, place)
+
+
+def _elements(buffers: Sequence[np.ndarray], operand: Operand, place: np.ndarray) -> np.ndarray:
+    """Elements of an operand's buffer, all inside it."""
     size = len(buffers[operand.buffer])
     if place.size and (place.min() < 0 or place.max() >= size):
         covers = f"{place.min()}..{place.max()}"

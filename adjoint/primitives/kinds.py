@@ -34,11 +34,10 @@ from .broadcasting import (
 )
 from .samples import draw, elementwise_samples, reduction_samples
 
-__all__ = ["Contract", "Control", "General", "Reduce", "Scalar", "Strided", "add_all", "align", "along", "bilinear", "broadcast_shape",
-           "common_dtype", "constant", "draw", "elementwise", "elementwise_samples", "fill_out", "full", "general", "keep_axes", "linear",
-           "move_axis", "move_front", "promote_args", "promote_arrays", "promote_floating",
-           "reduction", "reduction_samples", "spread", "stepwise",
-           "unbroadcast", "zeros_of"]
+__all__ = ["Contract", "Control", "Convolve", "General", "Reduce", "Scalar", "Strided", "add_all", "align", "along", "bilinear",
+           "broadcast_shape", "common_dtype", "constant", "draw", "elementwise", "elementwise_samples", "fill_out", "full", "general",
+           "keep_axes", "linear", "move_axis", "move_front", "promote_args", "promote_arrays", "promote_floating", "reduction",
+           "reduction_samples", "spread", "stepwise", "unbroadcast", "zeros_of"]
 
 # ------------------------------------------------------------------------------------------------ what the compiler matches on
 
@@ -67,6 +66,17 @@ class Reduce:
 @dataclass(frozen=True)
 class Contract:
     """A sum of products: spec(*avals, **params) -> (letters of a, letters of b, letters of the result), einsum's meaning."""
+
+    spec: Callable
+
+
+@dataclass(frozen=True)
+class Convolve:
+    """A sum of products along windows: spec(*avals, **params) -> (letters of x, of w, of the result, walks).
+
+    A letter of x that stands in no other word is walked: a walk is (letter of x, of the result, of w, stride, dilation, low, spread), and
+    the element that place o of the result and t of w meet lies at (o stride + t dilation - low) / spread, if it lies anywhere.
+    """
 
     spec: Callable
 
