@@ -13,6 +13,7 @@ from .layers import Flatten, Linear, Sequential, mlp
 from .losses import cross_entropy, logistic_loss, squared_error
 from .modes import absorb, has_modes, trainable, training
 from .module import Module, buffer, load_parameters, named_parameters
+from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -39,6 +40,8 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -47,12 +50,16 @@ __all__ = [
     "Embedding",
     "Flatten",
     "GRUCell",
+    "GroupNorm",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
+    "LocalResponseNorm",
     "MaxPool1d",
     "MaxPool2d",
     "Module",
     "MultiheadAttention",
+    "RMSNorm",
     "RNNCell",
     "Sequential",
     "absorb",
