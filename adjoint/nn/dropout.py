@@ -44,7 +44,7 @@ class Dropout(Module):
     key: np.ndarray | None
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0.0 <= p <= 1.0:
+        if not (isinstance(p, (int, float)) and 0.0 <= p <= 1.0):
             raise ConfigError(explain(f"Dropout: p is {p!r}, expected a probability from 0 to 1.", remedy="For instance nn.Dropout(0.5)."))
         self._place(p=float(p), key=None)
 

@@ -12,9 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError, explain
+from ..errors import ConfigError, ShapeError, explain
 from . import init
 from .module import Module, inline
+
+
+def sizes(layer: str, **given: Any) -> None:
+    """Refuse sizes that are no whole numbers of at least 1: each is named as the layer's argument.
+
+    >>> sizes("Linear", in_features=3)
+    """
+    for name, value in given.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise ConfigError(explain(f"{layer}: {name} is {value!r:.40}, expected a whole number of at least 1.",
+                                      remedy="Sizes count features, channels or elements of a window."))
 
 
 class Linear(Module):
@@ -35,6 +46,7 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rng: np.random.Generator,
                  weight_init: Callable = init.torch_linear, dtype: Any = np.float32) -> None:
+        sizes("Linear", in_features=in_features, out_features=out_features)
         weight = weight_init((out_features, in_features), rng, dtype=dtype)
         bound = 1.0 / math.sqrt(max(in_features, 1))
         self._place(weight=weight, bias=init.generator(rng).uniform(-bound, bound, out_features).astype(dtype) if bias else None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.aval import aval_of
+from ..core.aval import Aval, aval_of
 from ..core.primitive import TABLE, bind
 from ..dtypes import FLOAT64, INT64, check_dtype
 from ..errors import ShapeError, explain
@@ -79,7 +79,16 @@ def mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
     only("mean", where=where, dtype=None if dtype is None or np.dtype(dtype).kind == "f" else dtype)
     a, axes = prepared(a, axis, dtype)
     a = a if aval_of(a).dtype.kind == "f" else convert(a, FLOAT64)
-    return reduced("sum", a, axes, keepdims) / float(elements(aval_of(a), axes))
+    return reduced("sum", a, axes, keepdims) / float(_counted("np.mean", aval_of(a), axes))
+
+
+def _counted(name: str, a: Aval, axes: tuple) -> int:
+    """How many elements each mean is of. None: NumPy warns and gives NaN; here that is an error, since a compiled NaN would not warn."""
+    count = elements(a, axes)
+    if count == 0 and all(n for i, n in enumerate(a.shape) if i not in axes):
+        raise ShapeError(explain(f"{name}: there is nothing to take the mean of: {a} along axes {axes}.",
+                                 remedy="Check that the batch and its axes are not empty."))
+    return count
 
 
 @implements()
@@ -110,7 +119,7 @@ def var(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any 
     only("var", where=where, dtype=None if dtype is None or np.dtype(dtype).kind == "f" else dtype)
     a, axes = prepared(a, axis, dtype)
     a = a if aval_of(a).dtype.kind == "f" else convert(a, FLOAT64)
-    count = elements(aval_of(a), axes)
+    count = _counted("np.var", aval_of(a), axes)
     center = reduced("sum", a, axes, True) / float(count) if mean is UNSET else mean
     distance = a - center
     left = count - (ddof if correction is UNSET else correction)

@@ -107,8 +107,9 @@ def test_fit_trains_with_dropout_and_evaluates_without():
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(ConfigError, match="from 0 to 1"):
-        nn.Dropout(1.5)
+    for p in (1.5, -0.1, "half", float("nan")):
+        with pytest.raises(ConfigError, match="from 0 to 1"):
+            nn.Dropout(p)
     with pytest.raises(ConfigError, match=r"Dropout \(3\): training needs a key"):
         nn.training(network())
     with pytest.raises(ShapeError, match=r"int64\[2\]"):

@@ -13,7 +13,7 @@ import adjoint as ad
 from adjoint.core.aval import Aval
 from adjoint.core.effects import watching_randomness
 from adjoint.core.trace import trace_graph
-from adjoint.errors import DtypeError, EffectError, MutationError, TracerError
+from adjoint.errors import DtypeError, EffectError, MutationError, ShapeError, TracerError
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "numpy.md"
 buf, table, rng, values = np.zeros(3), np.arange(12.0).reshape(3, 4), np.random.default_rng(0), [1, 2, 3]
@@ -95,6 +95,8 @@ FORMS = [
     ("np.unique", lambda v: np.unique(v), TracerError, "outside"),
     ("np.fft.fft", lambda v: np.fft.fft(v), TracerError, "adjoint.custom_vjp"),
     ("np.linalg.inv", lambda m: np.linalg.inv(m), TracerError, "custom_vjp"),
+    ("np.mean of nothing", lambda v: np.mean(v[:0]), ShapeError, "nothing to take the mean of"),
+    ("np.var of nothing", lambda v: np.var(v[:0]), ShapeError, "nothing to take the mean of"),
     ("np.sum(v, where=mask)", lambda v: np.sum(v, where=mask), TracerError, r"np\.where"),
     ("np.add(v, 1, where=mask)", lambda v: np.add(v, 1, where=v > 0), TracerError, r"np\.where"),
 ]
