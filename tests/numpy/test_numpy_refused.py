@@ -95,8 +95,8 @@ FORMS = [
     ("np.unique", lambda v: np.unique(v), TracerError, "outside"),
     ("np.fft.fft", lambda v: np.fft.fft(v), TracerError, "adjoint.custom_vjp"),
     ("np.linalg.inv", lambda m: np.linalg.inv(m), TracerError, "custom_vjp"),
-    ("np.mean of nothing", lambda v: np.mean(v[:0]), ShapeError, "nothing to take the mean of"),
-    ("np.var of nothing", lambda v: np.var(v[:0]), ShapeError, "nothing to take the mean of"),
+    ("np.mean(v[:0])", lambda v: np.mean(v[:0]), ShapeError, "nothing to take the mean of"),
+    ("np.var(v[:0])", lambda v: np.var(v[:0]), ShapeError, "nothing to take the mean of"),
     ("np.sum(v, where=mask)", lambda v: np.sum(v, where=mask), TracerError, r"np\.where"),
     ("np.add(v, 1, where=mask)", lambda v: np.add(v, 1, where=v > 0), TracerError, r"np\.where"),
 ]
@@ -116,7 +116,7 @@ def test_form_is_refused_with_its_rewrite(form: str, function: Any, error: type,
     if isinstance(caught.value, TracerError):
         assert f"test_numpy_refused.py:{function.__code__.co_firstlineno}" in message or "store" in function.__code__.co_names \
             or "increase" in function.__code__.co_names
-    elif isinstance(caught.value, ValueError):
+    elif type(caught.value) is ValueError:
         assert isinstance(caught.value.__cause__, TracerError)
     assert not buf.any()
 
