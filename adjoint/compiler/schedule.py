@@ -17,9 +17,11 @@ from .fuse import Group
 from .loops import FOLD_BLOCK, Contraction, Index, Kernel, Let, Operand, Value
 from .loops import Var as LoopVar
 from .lower import Const, KernelEmitter, Lowering, Place, Span, emit_node, load_at, store_at
+from .repeats import lower_control
 from .views import Ref, fresh, merge_axes, merged_stride
 
 COLUMN_CHUNK = 64        # columns that one iteration of a column reduction covers
+FEW_COLUMNS = 512        # columns up to which a long column reduction is cut into blocks of rows
 
 
 class Schedule:
@@ -29,6 +31,7 @@ class Schedule:
         self.graph, self.lowering = graph, lowering
         self.places: dict[Var, Place] = {}
         self.targets: dict[Var, Ref] = {}                      # where a value must be stored, when that is prescribed
+        self.also: dict[Var, list[Ref]] = {}                   # where elementwise kernels store it too
         self.stored = stored_values(graph, groups)
 
     # -- places -------------------------------------------------------------------------------------------------------
@@ -99,6 +102,9 @@ class Schedule:
         inputs = tuple(map(self.place, node.inputs))
         node.primitive.lowering.lower(self.lowering, inputs, tuple(self.target(v) for v in node.outs), **node.params)
 
+    def _control(self, group: Group) -> None:
+        lower_control(self, group.head)
+
     def _reduce(self, group: Group) -> None:
         node, inline = group.head, group.inline
         combine, axes = node.primitive.lowering.combine, node.params["axes"]
@@ -152,7 +158,10 @@ class Schedule:
         inner = lambda e, indices: e.fold(extent, lambda k: body.value(e, columns, [*indices, k]), combine)
         unit = any(c and c[-1] == 1 for c in out_cols) and not any(s == 1 for s in steps)
         if unit and out_ext[-1] > 1:
-            self._fold_columns(inner, out_ext, target, target_strides, cost)
+            if len(out_ext) == 1 and outputs <= FEW_COLUMNS and extent > 2 * FOLD_BLOCK:
+                self._fold_column_blocks(body, combine, extent, columns, target, target_strides[-1])
+            else:
+                self._fold_columns(inner, out_ext, target, target_strides, cost)
             return
         e, outer = KernelEmitter(self.lowering), LoopVar()
         indices = [outer] if out_ext else []
@@ -163,6 +172,13 @@ class Schedule:
     def _fold_columns(self, inner: Callable, out_ext: list[int], target: Ref, target_strides: Sequence[int], cost: float) -> None:
         """The last output axis runs in lanes, in chunks that threads share; the fold runs down each column."""
         columns = out_ext[-1]
+        if len(out_ext) > 1 and out_ext[0] > columns // COLUMN_CHUNK:           # more to share among threads than columns
+            e, first = KernelEmitter(self.lowering), LoopVar()
+            indices = [first]
+            with _loops(e, out_ext[1:-1], indices), e.loop(columns, "vector") as i:
+                store_at(e, target, target_strides, [*indices, i], inner(e, [*indices, i]))
+            self.lowering.add(Kernel("fold_columns", first, out_ext[0], e.statements, cost * int(np.prod(out_ext, dtype=np.int64))))
+            return
         whole, rest = divmod(columns, COLUMN_CHUNK)
         for base, count, width in ((0, whole, COLUMN_CHUNK), (whole * COLUMN_CHUNK, 1, rest)):
             if not count * width:
@@ -174,6 +190,26 @@ class Schedule:
                 store_at(e, target, target_strides, span, inner(e, span))
             lead = int(np.prod(out_ext[:-1], dtype=np.int64))
             self.lowering.add(Kernel("fold_columns", outer, count, e.statements, cost * lead * width * count))
+
+    def _fold_column_blocks(self, body: MapBody, combine: str, extent: int, columns: list, target: Ref, target_stride: int) -> None:
+        """Long folds of few columns: their blocks in parallel, columns in lanes, then the blocks' results serially, as Fold defines."""
+        width, (whole, rest) = target.size, divmod(extent, FOLD_BLOCK)
+        partial = self.lowering.temporary(target.dtype, (whole + (rest > 0), width))
+        for first, count, size in ((0, whole, FOLD_BLOCK), (whole, 1, rest)):
+            if not size:
+                continue
+            e, block = KernelEmitter(self.lowering), LoopVar()
+            with e.loop(width, "vector") as i:
+                along = lambda k, e=e, i=i, block=block, first=first: body.value(
+                    e, columns, [i, Span(((block, FOLD_BLOCK), (k, 1)), first * FOLD_BLOCK)])
+                store_at(e, partial, partial.strides, [Span(((block, 1),), first), i], e.fold(size, along, combine))
+            self.lowering.add(Kernel("fold_column_blocks", block, count, e.statements, float(count * size * width) * (1 + len(body.nodes))))
+        e = KernelEmitter(self.lowering)
+        with e.loop(width, "vector") as i:
+            at = lambda b, base: load_at(e, partial, partial.strides, [Span(((b, 1),) if b else (), base), i])
+            total, = e.carry(whole + (rest > 0) - 1, [at(None, 0)], lambda b, sofar: [_combine(e, combine, sofar, at(b, 1))])
+            store_at(e, target, [target_stride], [i], total)
+        self.lowering.add(Kernel("fold_combine", LoopVar(), 1, e.statements, float(partial.size)))
 
     def _fold_blocks(self, body: MapBody, combine: str, extent: int, steps: list[int], target: Ref) -> None:
         """One long fold: its blocks in parallel, then their results serially, which is the order that Fold defines."""
@@ -299,7 +335,7 @@ class MapBody:
             read.append(result)
         self.sources = {a: prepare(a if isinstance(a, Ref) else schedule.place(a)) for a in dict.fromkeys(read)}
         wanted = [*own, *(v for n in nodes for v in n.outs if v in schedule.stored)] if result is None else []
-        self.stores = [(v, schedule.target(v)) for v in wanted]
+        self.stores = [(v, schedule.target(v)) for v in wanted] + [(v, ref) for v in wanted for ref in schedule.also.get(v, ())]
 
     def columns(self) -> list[tuple[int, ...]]:
         """The strides of every load, then of every store, over the shape."""

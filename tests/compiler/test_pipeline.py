@@ -184,3 +184,18 @@ def test_groups_come_in_an_order_that_makes_values_before_use(rng: np.random.Gen
         for node in group.all_nodes() if group.kind != "reduce" else [*group.inline, *group.nodes]:
             assert all(a in made for a in node.inputs if a.__class__.__name__ == "Var"), node.primitive.name
             made.update(node.outs)
+
+
+def test_long_columns_have_the_bits_of_one_column(rng: np.random.Generator) -> None:
+    """A reduction of few long columns is cut into blocks of rows, one of many columns is not: the order is that of a single column."""
+    for rows, columns in ((8193, 5), (12288, 33)):
+        x = rng.standard_normal((rows, columns)).astype(np.float32)
+        for axes in ((0,), (1,)):
+            given = x if axes == (0,) else x.T.copy()
+            found, = reference_outputs(lambda x, axes=axes: [TABLE["sum"](x, axes=axes)], [given])
+            single, = reference_outputs(lambda x: [TABLE["sum"](x, axes=(0,))], [x[:, 3].copy()])
+            np.testing.assert_array_equal(found[3], single)
+            np.testing.assert_allclose(found, x.sum(0, dtype=np.float64), rtol=1e-3, atol=1e-3)
+    y = rng.standard_normal((3, 40, 7))
+    found, = reference_outputs(lambda y: [TABLE["sum"](y, axes=(1,))], [y])
+    np.testing.assert_array_equal(found, [reference_outputs(lambda v: [TABLE["sum"](v, axes=(0,))], [v])[0] for v in y])
