@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigError, explain
 from ..tree import flatten, unflatten
 from . import hyperparameters as hyper
 from .rule import Optimizer, Where, counter, like, on_leaves, positions, selection, zeros_like
@@ -75,7 +74,7 @@ def _start(parameters: Any) -> ScheduleFreeState:
 
 
 def evaluation_parameters(state: Any, parameters: Any) -> Any:
-    """The weights x to evaluate and keep: from the schedule-free state inside `state`; leaves without an average stay as they are.
+    """The weights to evaluate and to keep: x of the schedule-free state inside `state`; the parameters where there is no such average.
 
     >>> rule = schedule_free_adamw(0.1)
     >>> model = {"w": np.array([1.0]), "n": np.array(3)}
@@ -84,8 +83,7 @@ def evaluation_parameters(state: Any, parameters: Any) -> Any:
     """
     found = _find(state)
     if found is None:
-        raise ConfigError(explain("evaluation_parameters: there is no schedule-free state in this optimizer's state.",
-                                  remedy="Other rules evaluate the parameters themselves: use them as they are."))
+        return parameters
     leaves, structure = flatten(parameters)
     averages, own = flatten(found.x)
     for at, x in zip(positions(own, structure), averages, strict=True):

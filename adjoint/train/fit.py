@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..data import Batches
 from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, explain
 from ..nn.losses import cross_entropy
 from ..nn.modes import training
-from ..optim import Optimizer
+from ..optim import Optimizer, evaluation_parameters, observe
 from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
 from .evaluate import Predictor, error_rate
@@ -27,6 +27,7 @@ from .loop import InputNoise, Step, Transform, check_parts, gradient_names, make
 from .nonfinite import birth_of_nonfinite
 from .progress import Progress
 from .run_folder import RunFolder
+from .stopping import EarlyStopping
 
 Arrays = tuple[np.ndarray, np.ndarray]
 SAVE_SECONDS = 30.0             # seconds between checkpoints
@@ -162,10 +163,8 @@ class _Run:
 
     def train(self, transform: Callable | None) -> Fit:
         epoch, start = self.batches.epoch, time.monotonic()
-        walk = steps(self.step, self.fit.model, self.fit.state, self.batches, epochs=self.epochs, done=self.fit.steps, transform=transform,
-                     seed=self.seed)
         with deferred_interrupts() as interrupted:
-            for step in walk:
+            for step in self.walk(transform):
                 self.take(step)
                 if self.batches.epoch != epoch:
                     epoch, stopping = self.batches.epoch, self.end_epoch(step, time.monotonic() - start)
@@ -179,6 +178,12 @@ class _Run:
                     self.save()
         self.save()
         return self.fit
+
+    def walk(self, transform: Callable | None) -> Iterator[Step]:
+        """The steps of the epochs to come; each epoch begins with the state that the end of the one before has left (a rate that fell)."""
+        while self.batches.epoch < self.epochs:
+            yield from steps(self.step, self.fit.model, self.fit.state, self.batches, epochs=self.batches.epoch + 1, done=self.fit.steps,
+                             transform=transform, seed=self.seed)
 
     def take(self, step: Step) -> None:
         """Count a step, or stop before its update."""
@@ -214,14 +219,18 @@ class _Run:
             self.folder.log(line)
         if self.progress is not None:
             self.progress.update(line["epoch"], line["loss"], error, examples)
-        return self.stop is not None and bool(self.stop(self.fit.history))
+        self.fit.state = observe(self.fit.state, line.get("validation_loss", line["loss"]))       # rates that fall on a plateau
+        stopping = self.stop is not None and bool(self.stop(self.fit.history))
+        if isinstance(self.stop, EarlyStopping):
+            self.stop.keep(evaluation_parameters(self.fit.state, self.fit.model))
+        return stopping
 
     def validate(self, line: dict) -> float | None:
         if self.validation is None:
             return None
         start = time.monotonic()
         x, y = self.validation
-        outputs = self.predict(self.fit.model, x)
+        outputs = self.predict(evaluation_parameters(self.fit.state, self.fit.model), x)
         line["validation_loss"] = float(self.loss(outputs, y))
         error = None
         if y.dtype.kind in "iu" and outputs.ndim == 2:

@@ -133,7 +133,6 @@ WRONG = {
     "muon of a vector": (lambda: optim.scale_by_muon().update(np.ones(2), optim.scale_by_muon().init(np.ones(2)), None), "is no matrix"),
     "schedule-free": (lambda: optim.schedule_free_adamw(optim.plateau(0.1)), "learning rate is a plateau"),
     "schedule-free, warm-up": (lambda: optim.schedule_free_adamw(0.1, warmup=-1), "warmup is -1, expected a whole number >= 0"),
-    "no averages": (lambda: optim.evaluation_parameters(optim.adam(0.1).init(np.ones(2)), np.ones(2)), "no schedule-free state"),
     "sam": (lambda: optim.sharpness_aware(None, rho=-1.0), "rho is -1.0"),
     "partition": (lambda: optim.partition(optim.matrices, optim.adam, optim.sgd(0.1)), "expected an Optimizer"),
     "accumulate": (lambda: optim.accumulate(optim.sgd(0.1), 0), "every is 0, expected a whole number >= 1"),
