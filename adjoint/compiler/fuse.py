@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from ..core.graph import Graph, Node, Var
 from ..errors import NoLowering, explain
-from ..primitives.kinds import Contract, General, Reduce, Scalar, Strided
+from ..primitives.kinds import Contract, Control, General, Reduce, Scalar, Strided
 
 
 @dataclass(eq=False)
 class Group:
-    """Nodes of one kernel. kind: "map" (elementwise), "reduce", "contract", "general", "view" (no kernel at all)."""
+    """Nodes of one kernel. kind: "map" (elementwise), "reduce", "contract", "general", "control", "view" (no kernel at all)."""
 
     kind: str
     nodes: list[Node]
@@ -51,7 +51,8 @@ class Uses:
 def kind_of(node: Node) -> str:
     """The kind of kernel a node's lowering record asks for, or NoLowering."""
     record = node.primitive.lowering
-    for cls, kind in ((Scalar, "map"), (Strided, "view"), (Reduce, "reduce"), (Contract, "contract"), (General, "general")):
+    for cls, kind in ((Scalar, "map"), (Strided, "view"), (Reduce, "reduce"), (Contract, "contract"), (General, "general"),
+                      (Control, "control")):
         if isinstance(record, cls):
             return kind
     raise NoLowering(explain(f"{node.primitive.name} has no native code yet.", where=node.where or None,

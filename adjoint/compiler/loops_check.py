@@ -31,6 +31,7 @@ from .loops import (
     Value,
     Var,
 )
+from .steps import check_windows, leaves
 
 BOOL, INT64 = np.dtype(np.bool_), np.dtype(np.int64)
 _KINDS = {                       # operation -> kinds of dtype that it takes; result of the same dtype
@@ -53,11 +54,14 @@ def check(program: Program) -> None:
         ends = buffer.offset + buffer.size * buffer.dtype.itemsize
         _demand(buffer.role != "arena" or ends <= program.arena_bytes, "a buffer lies outside the arena")
     _demand(0 <= program.commit <= len(program.steps), "the commit point is not a step")
-    for number, step in enumerate(program.steps):
-        try:
-            _Checker(program, fails=number < program.commit).step(step)
-        except CompileError as error:
-            raise CompileError(f"step {number} ({step.name}): {error}") from None
+    for number, outer in enumerate(program.steps):
+        for step in leaves([outer]):
+            try:
+                _Checker(program, fails=number < program.commit).step(step)
+            except CompileError as error:
+                raise CompileError(f"step {number} ({step.name}): {error}") from None
+    found = check_windows(program)
+    _demand(not found, found)
 
 
 def _demand(condition: bool, what: str) -> None:

@@ -84,6 +84,9 @@ class Lowering:
         self.numbers: dict[Any, int] = {}
         self.failures: list[Failure] = []
         self.node: Node | None = None
+        self.windows: dict[Any, tuple[int, int, int, int]] = {}          # of a window: base (number), start, step, period
+        self.enclosing: list[list] = []                                  # steps of the regions around the one being lowered
+        self.depth: dict[Any, int] = {}                                  # of the region in which a buffer was declared
         self._temporaries = 0
 
     # -- buffers and failures -----------------------------------------------------------------------------------------
@@ -94,6 +97,7 @@ class Lowering:
     def declare(self, key: Any, dtype: np.dtype, size: int) -> None:
         self.buffers[key] = (np.dtype(dtype), size)
         self.numbers[key] = len(self.numbers)
+        self.depth[key] = len(self.enclosing)
 
     def temporary(self, dtype: np.dtype, shape: Sequence[int]) -> Ref:
         """A fresh contiguous buffer in the arena."""
@@ -101,6 +105,16 @@ class Lowering:
         key = ("arena", self._temporaries)
         self.declare(key, dtype, int(np.prod(shape, dtype=np.int64)))
         return fresh(key, dtype, shape)
+
+    def window(self, base: Any, dtype: np.dtype, size: int, start: int, step: int, period: int) -> Any:
+        """A buffer that a Repeat moves over another (see steps.Window)."""
+        key = ("window", len(self.windows))
+        self.declare(key, dtype, size)
+        self.windows[key] = (self.number(base), start, step, period)
+        return key
+
+    def size(self, key: Any) -> int:
+        return self.buffers[key][1]
 
     def failure(self, kind: str, detail: dict) -> int:
         found = Failure(kind, dict(detail), self.node)
@@ -114,6 +128,14 @@ class Lowering:
 
     def add(self, step: Kernel | Contraction | Convolution) -> None:
         self.steps.append(step)
+
+    @contextmanager
+    def region(self) -> Iterator[list]:
+        """Steps added inside belong to a loop or a branch: they are collected in the list that this yields."""
+        self.enclosing.append(self.steps)
+        self.steps = []
+        yield self.steps
+        self.steps = self.enclosing.pop()
 
     def name(self) -> str:
         return self.node.primitive.name if self.node is not None else "copy"

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from .lifetimes import Lifetimes
 from .loops import Buffer, Check, Contraction, Convolution, Fold, Foreign, Kernel, Load, Loop, Statement, Store
 from .lower import Lowering
+from .steps import Window
 
 ALIGNMENT = 64
 
@@ -37,15 +39,6 @@ def has_check(step: Kernel | Contraction | Convolution) -> bool:
     return isinstance(step, Kernel) and any(isinstance(s, (Check, Foreign)) for s in walk(step.body))
 
 
-def live_ranges(steps: list[Kernel | Contraction | Convolution]) -> dict[int, tuple[int, int]]:
-    """First and last step that touches each buffer."""
-    ranges: dict[int, tuple[int, int]] = {}
-    for i, step in enumerate(steps):
-        for b in touched(step):
-            ranges[b] = (ranges[b][0] if b in ranges else i, i)
-    return ranges
-
-
 def arrange(sizes: dict[int, int], ranges: dict[int, tuple[int, int]]) -> tuple[dict[int, int], int]:
     """Offsets of the buffers (bytes, by number) and the arena's size: largest first, each at the lowest place free over its life."""
     placed: list[tuple[int, int, int, int]] = []                    # (begin, end, first, last)
@@ -64,11 +57,15 @@ def arrange(sizes: dict[int, int], ranges: dict[int, tuple[int, int]]) -> tuple[
 
 def plan(lowering: Lowering, slots: dict[Any, tuple[str, int]]) -> tuple[tuple[Buffer, ...], int]:
     """The program's buffers: those in `slots` have a role and a number there; all others share the arena."""
-    ranges = live_ranges(lowering.steps)
-    sizes = {lowering.numbers[k]: d.itemsize * n for k, (d, n) in lowering.buffers.items() if k not in slots}
+    bases = {lowering.numbers[k]: base for k, (base, *_) in lowering.windows.items()}
+    ranges = Lifetimes(lowering.steps, touched, bases).ranges
+    sizes = {lowering.numbers[k]: d.itemsize * n for k, (d, n) in lowering.buffers.items() if k not in slots and k not in lowering.windows}
     offsets, total = arrange(sizes, ranges)
     buffers = []
     for key, (dtype, size) in lowering.buffers.items():
+        if key in lowering.windows:
+            buffers.append(Window(dtype, size, "window", 0, 0, *lowering.windows[key]))
+            continue
         role, slot = slots.get(key, ("arena", 0))
         buffers.append(Buffer(dtype, size, role, slot, offsets.get(lowering.numbers[key], 0)))
     return tuple(buffers), total

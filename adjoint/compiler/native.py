@@ -26,6 +26,7 @@ from .lower import Failure
 from .pipeline import Built, build
 from .runtime import load_program
 from .signature import Array, Fresh, Named, Record, Scalar, Signature, Static, tree_of
+from .steps import weighted
 from .target import host_target
 
 SECONDS_PER_OPERATION = 5e-11        # a rough scalar operation of a vector loop, on one core
@@ -52,11 +53,11 @@ class Native:
 def estimated_seconds(built: Built) -> float:
     """A rough time of one call on one core, for choosing threads and the GIL."""
     total = 0.0
-    for step in built.program.steps:
+    for step, times in weighted(built.program.steps):
         if isinstance(step, Contraction | Convolution):
-            total += 2.0 * step.batch * step.m * step.n * step.k * SECONDS_PER_FLOP * (step.dtype.itemsize / 4)
+            total += times * 2.0 * step.batch * step.m * step.n * step.k * SECONDS_PER_FLOP * (step.dtype.itemsize / 4)
         elif isinstance(step, Kernel):
-            total += step.cost * SECONDS_PER_OPERATION
+            total += times * step.cost * SECONDS_PER_OPERATION
     return total
 
 

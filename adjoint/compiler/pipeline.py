@@ -19,6 +19,7 @@ from .lower import Failure, Lowering
 from .memory import has_check, plan
 from .schedule import Schedule
 from .simplify import simplify
+from .steps import leaves
 from .views import Ref, fresh
 
 
@@ -55,7 +56,7 @@ def _build(graph: Graph, donated: dict[int, int], allow_late: bool) -> Built | N
             lowering.node = None
             lowering.copy(schedule.place(atom), fresh(("output", j), atom.aval.dtype, atom.aval.shape))
     commit = _commit(graph, groups, schedule, donated)
-    if any(map(has_check, lowering.steps[commit:])):
+    if any(map(has_check, leaves(lowering.steps[commit:]))):
         return None
     hidden = _hidden(graph, lowering, slots)
     buffers, arena = plan(lowering, slots)

@@ -33,6 +33,7 @@ from .loops import (
     Value,
     Var,
 )
+from .reference_control import perform
 
 _LARGEST_DOMAIN = 1 << 20     # elements per array: longer kernels run in chunks
 
@@ -53,6 +54,8 @@ def buffers_for(program: Program, given: Mapping[int, np.ndarray]) -> list[np.nd
         size = buffer.size * buffer.dtype.itemsize
         if number in given:
             found.append(np.asarray(given[number], buffer.dtype).reshape(-1))
+        elif buffer.role == "window":
+            found.append(np.empty(0, buffer.dtype))                 # until a Repeat moves it
         elif buffer.role == "arena":
             found.append(arena[buffer.offset:buffer.offset + size].view(buffer.dtype))
         else:
@@ -64,8 +67,7 @@ def run(program: Program, buffers: Sequence[np.ndarray]) -> int:
     """Execute over flat arrays, one per buffer, in place. 0, or n > 0: errors[n - 1] stopped it."""
     try:
         with np.errstate(all="ignore"):
-            for step in program.steps:
-                _STEPS[type(step)](step, buffers)
+            perform(program, program.steps, list(buffers), lambda step, arrays: _STEPS[type(step)](step, arrays))
     except _CheckFailed as failed:
         return failed.code + 1
     return 0

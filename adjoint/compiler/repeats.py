@@ -1,0 +1,177 @@
+"""Control flow becomes steps: the graphs of scan, while and cond are lowered in place, as regions of the same program.
+
+Invariant: constants are read where they lie, sequences and collected results through windows, carried values alternate between the two
+halves of one buffer. May import: L0-L3, fuse, lower, steps, views. Read next: schedule.py, sequence.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core.graph import Atom, Graph, Node, Var
+from .fuse import Group, fuse
+from .lower import Const, Lowering, Place
+from .steps import Branch, Repeat
+from .views import Ref, row_major
+
+HALF = 64                # bytes to whose multiples the halves of a carried value are padded
+
+
+def lower_control(schedule: Any, node: Node) -> None:
+    """Add the steps of a control node to the program."""
+    {"scan": _scan, "while": _while, "cond": _cond}[node.primitive.lowering.construct](schedule, node)
+
+
+class Region:
+    """A graph being lowered inside another: `places` of its inputs are set before `run`."""
+
+    def __init__(self, schedule: Any, graph: Graph):
+        self.graph, self.lowering = graph, schedule.lowering
+        self.groups = fuse(graph)
+        self.inner = type(schedule)(graph, self.groups, self.lowering)
+
+    def bind(self, variables: Sequence[Var], places: Sequence[Place]) -> None:
+        self.inner.places.update(zip(variables, places, strict=True))
+
+    def run(self, targets: Sequence[Ref]) -> None:
+        """The steps, every output stored at its target."""
+        copies = self._prescribe(targets)
+        for group in self.groups:
+            self.inner.run(group)
+        for atom, target in copies:
+            self.lowering.copy(self.inner.place(atom), target)
+
+    def _prescribe(self, targets: Sequence[Ref]) -> list[tuple[Atom, Ref]]:
+        """Let kernels store outputs where they belong; the others are copied."""
+        made = {v: g for g in self.groups if g.kind not in ("view", "control") for n in g.all_nodes() for v in n.outs}
+        copies = []
+        for atom, target in zip(self.graph.outputs, targets, strict=True):
+            if atom in made and atom not in self.inner.targets:
+                self.inner.targets[atom] = target
+            elif atom in made and _stores_twice(made[atom], atom):
+                self.inner.also.setdefault(atom, []).append(target)
+            else:
+                copies.append((atom, target))
+        return copies
+
+
+def _stores_twice(group: Group, atom: Atom) -> bool:
+    """Elementwise kernels, and epilogues, can store a value to several places."""
+    return group.kind in ("map", "contract") and isinstance(atom, Var)
+
+
+class Windows:
+    """The windows that one Repeat moves."""
+
+    def __init__(self, lowering: Lowering):
+        self.lowering, self.numbers = lowering, []
+
+    def over(self, place: Place, extent: int, reverse: bool) -> Place:
+        """Element number `pass` along the first axis of a place."""
+        if isinstance(place, Const):
+            return Const(place.value, place.dtype, place.shape[1:])
+        step = place.strides[0]
+        offset = place.offset + (extent - 1) * step if reverse else place.offset
+        step = -step if reverse else step
+        inner = Ref(place.buffer, place.dtype, place.shape[1:], place.strides[1:], offset)
+        if step == 0 or extent <= 1:
+            return inner
+        start = 0 if step > 0 else -(extent - 1) * step
+        reach = (extent - 1) * abs(step)
+        key = self.lowering.window(place.buffer, place.dtype, self.lowering.size(place.buffer) - reach, start, step, 0)
+        self.numbers.append(self.lowering.number(key))
+        return Ref(key, place.dtype, inner.shape, inner.strides, offset - start)
+
+    def halves(self, aval: Any) -> tuple[Ref, Ref, Callable[[int], Ref]]:
+        """A carried value: where a pass reads it, where it stores the next one, and half 0 or 1 itself."""
+        unit = max(1, HALF // aval.dtype.itemsize)
+        size = -(-max(aval.size, 1) // unit) * unit
+        both = self.lowering.temporary(aval.dtype, (2 * size,))
+        strides, found = row_major(aval.shape), []
+        for start in (0, size):
+            key = self.lowering.window(both.buffer, aval.dtype, size, start, size - 2 * start, 2)
+            self.numbers.append(self.lowering.number(key))
+            found.append(Ref(key, aval.dtype, aval.shape, strides))
+        return found[0], found[1], lambda number: Ref(both.buffer, aval.dtype, aval.shape, strides, size * (number % 2))
+
+
+# ------------------------------------------------------------------------------------------------ the three constructs
+
+
+def _scan(schedule: Any, node: Node) -> None:
+    graph, lowering, params = node.params["graph"], schedule.lowering, node.params
+    extent, consts, at = params["length"], params["consts"], params["consts"] + params["carries"]
+    given = list(map(schedule.place, node.inputs))
+    carried = node.outs[:params["carries"]]
+    if extent == 0:
+        _deliver(schedule, carried, given[consts:at])
+        for v in node.outs[len(carried):]:
+            schedule.target(v)
+        return
+    windows, region = Windows(lowering), Region(schedule, graph)
+    halves = [windows.halves(v.aval) for v in carried]
+    for (_, _, half), place in zip(halves, given[consts:at], strict=True):
+        lowering.copy(place, half(0))
+    ys = [schedule.target(v) for v in node.outs[len(carried):]]
+    with lowering.region() as steps:
+        sequences = [windows.over(place, extent, params["reverse"]) for place in given[at:]]
+        targets = [windows.over(y, extent, params["reverse"]) for y in ys]
+        region.bind(graph.inputs, [*given[:consts], *(now for now, _, _ in halves), *sequences])
+        region.run([*(following for _, following, _ in halves), *targets])
+    lowering.add(Repeat(f"scan_{extent}", extent, tuple(windows.numbers), tuple(steps)))
+    _deliver(schedule, carried, [half(extent) for _, _, half in halves])
+
+
+def _deliver(schedule: Any, variables: Sequence[Var], places: Sequence[Place]) -> None:
+    """Values that lie somewhere: copied only where another place is prescribed."""
+    for v, place in zip(variables, places, strict=True):
+        if v in schedule.targets:
+            schedule.lowering.copy(place, schedule.target(v))
+        else:
+            schedule.places[v] = place
+
+
+def _while(schedule: Any, node: Node) -> None:
+    lowering, params = schedule.lowering, node.params
+    tests, at = params["tests"], params["tests"] + params["consts"]
+    given = list(map(schedule.place, node.inputs))
+    windows = Windows(lowering)
+    halves = [windows.halves(v.aval) for v in node.outs]
+    for (_, _, half), place in zip(halves, given[at:], strict=True):
+        lowering.copy(place, half(0))
+    now = [reading for reading, _, _ in halves]
+    flag = lowering.temporary(np.dtype(np.bool_), ())
+    with lowering.region() as test:
+        region = Region(schedule, params["condition"])
+        region.bind(params["condition"].inputs, [*given[:tests], *now])
+        region.run([flag])
+    with lowering.region() as body:
+        region = Region(schedule, params["body"])
+        region.bind(params["body"].inputs, [*given[tests:at], *now])
+        region.run([following for _, following, _ in halves])
+    outs = [schedule.target(v) for v in node.outs]
+    with lowering.region() as after:
+        for place, out in zip(now, outs, strict=True):
+            lowering.copy(place, out)
+    lowering.add(Repeat("while", None, tuple(windows.numbers), tuple(body), tuple(test), lowering.number(flag.buffer), tuple(after)))
+
+
+def _cond(schedule: Any, node: Node) -> None:
+    lowering = schedule.lowering
+    predicate, *given = map(schedule.place, node.inputs)
+    flag = lowering.temporary(np.dtype(np.bool_), ())
+    lowering.copy(predicate, flag)
+    outs = [schedule.target(v) for v in node.outs]
+    sides = []
+    for name in ("on_true", "on_false"):
+        with lowering.region() as steps:
+            region = Region(schedule, node.params[name])
+            region.bind(node.params[name].inputs, given)
+            region.run(outs)
+        sides.append(tuple(steps))
+    lowering.add(Branch("cond", lowering.number(flag.buffer), *sides))
+
+
