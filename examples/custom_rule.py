@@ -24,20 +24,25 @@ tangent = ad.custom_jvp(iterated, lambda primals, tangents: (y := iterated(*prim
 assert np.allclose(ad.grad(lambda x: tangent(x).sum())(x), 0.5 / np.sqrt(x))
 
 
-# A function that Adjoint has no rule for, here a linear system: state its pullback, and grad calls NumPy on plain arrays.
-def solved(a, b):
-    y = np.linalg.solve(a, b)
-    return y, (a, y)
+# A function that Adjoint has no rule for, here least squares: state its pullback, and grad calls NumPy on plain arrays.
+def least_squares(a, b):
+    return np.linalg.lstsq(a, b)[0]
+
+
+def fitted(a, b):
+    y = least_squares(a, b)
+    return y, (a, b, y)
 
 
 def pulled(residuals, y_bar):
-    a, y = residuals
-    b_bar = np.linalg.solve(a.T, y_bar)
-    return -np.outer(b_bar, y), b_bar
+    a, b, y = residuals
+    z = np.linalg.solve(a.T @ a, y_bar)
+    return np.outer(b - a @ y, z) - np.outer(a @ z, y), a @ z
 
 
-solve = ad.custom_vjp(np.linalg.solve, solved, pulled)
-print("through a linear system:", ad.grad(lambda s: solve(np.array([[2.0, 1.0], [1.0, 3.0]]) * s, np.ones(2)).sum())(1.0).round(12))
+fit = ad.custom_vjp(least_squares, fitted, pulled)
+points = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+print("through a straight line's fit:", ad.grad(lambda s: fit(points * s, np.array([1.0, 2.0, 4.0])).sum())(1.0).round(12))
 
 
 # A target that is not to move: the gradient flows through the prediction only, as in temporal-difference learning.

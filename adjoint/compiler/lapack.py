@@ -110,6 +110,12 @@ class _Caller(Routine):
         self.body.store(ir.Constant(I8, ord(letter)), place)
         return place
 
+    def side(self, lower: ir.Value) -> ir.Value:
+        """The address of the letter of a triangle."""
+        place = self.variable(I8)
+        self.body.store(self.body.select(self.test("!=", lower), ir.Constant(I8, ord("L")), ir.Constant(I8, ord("U"))), place)
+        return place
+
     def fortran(self, name: str, *arguments: ir.Value, chars: int = 0) -> None:
         """Call a routine of the library; compilers of Fortran append the length of every character argument."""
         self.call(PREFIX + name, VOID, *arguments, *[1] * chars)
@@ -178,24 +184,22 @@ def _emit_triangular(module: ir.Module, width: int) -> None:
     """status triangular(a, b, n, k, lower): b := a^-1 b."""
     c = _Caller(module, "triangular", 2, 3)
     a, b, n, k, lower = c.args
-    side = c.variable(I8)
-    c.body.store(c.body.select(c.test("!=", lower), ir.Constant(I8, ord("L")), ir.Constant(I8, ord("U"))), side)
     rows = c.at_least_one(n)
-    c.fortran("dtrtrs", side, c.char("N"), c.char("N"), c.cell(n), c.cell(k), a, rows, b, rows, c.info, chars=3)
+    c.fortran("dtrtrs", c.side(lower), c.char("N"), c.char("N"), c.cell(n), c.cell(k), a, rows, b, rows, c.info, chars=3)
     c.give(c.status())
 
 
 def _emit_eigh(module: ir.Module, width: int) -> None:
-    """status eigh(a, w, n): w := the eigenvalues of the lower triangle, a := the eigenvectors."""
-    c = _Caller(module, "eigh", 2, 1)
-    a, w, n = c.args
-    rows, size, whole = c.at_least_one(n), c.variable(F64), c.cell(0)
-    ask = c.cell(-1)
-    c.fortran("dsyevd", c.char("V"), c.char("L"), c.cell(n), a, rows, w, size, ask, whole, ask, c.info, chars=2)
+    """status eigh(a, w, n, lower): w := the eigenvalues of that triangle, a := the eigenvectors."""
+    c = _Caller(module, "eigh", 2, 2)
+    a, w, n, lower = c.args
+    size, whole, ask = c.variable(F64), c.cell(0), c.cell(-1)
+    fixed = (c.char("V"), c.side(lower), c.cell(n), a, c.at_least_one(n), w)
+    c.fortran("dsyevd", *fixed, size, ask, whole, ask, c.info, chars=2)
     count = c.wanted(size)
     integers = c.body.sext(c.body.trunc(c.body.load(whole, typ=I64), ir.IntType(32)), I64)
     work, more = c.memory(count), c.memory(integers)
-    c.fortran("dsyevd", c.char("V"), c.char("L"), c.cell(n), a, rows, w, work, c.cell(count), more, c.cell(integers), c.info, chars=2)
+    c.fortran("dsyevd", *fixed, work, c.cell(count), more, c.cell(integers), c.info, chars=2)
     c.free(work, more)
     c.give(c.status())
 

@@ -58,8 +58,8 @@ def _triangular(a: np.ndarray, b: np.ndarray, n: int, k: int, lower: int) -> Non
         x[i] = (x[i] - matrix[i, known] @ x[known]) / matrix[i, i]
 
 
-def _eigh(a: np.ndarray, w: np.ndarray, n: int) -> None:
-    w[...], _matrix(a, n, n)[...] = np.linalg.eigh(_matrix(a, n, n))
+def _eigh(a: np.ndarray, w: np.ndarray, n: int, lower: int) -> None:
+    w[...], _matrix(a, n, n)[...] = np.linalg.eigh(_matrix(a, n, n), UPLO="L" if lower else "U")
 
 
 def _svd(a: np.ndarray, u: np.ndarray, s: np.ndarray, vt: np.ndarray, m: int, n: int) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 from ..core.primitive import TABLE
 from . import calculus, dispatch, methods, norms, sorting, statistics, summation  # noqa: F401  (they fill the tables of registry.py)
 from .constructors import arange, array, asarray, empty, eye, full, holds_traced, identity, linspace, ones, tri, zeros
+from .linalg import solve_triangular
 from .registry import FUNCTIONS, UFUNCS
 
 __all__ = [
     "arange", "array", "asarray", "empty", "erf", "erfc", "expit", "eye", "full", "identity", "linspace", "log_softmax", "logistic",
-    "logsumexp", "ones", "relu", "softmax", "softplus", "tri", "zeros",
+    "logsumexp", "ones", "relu", "softmax", "softplus", "solve_triangular", "tri", "zeros",
 ]
 _SPECIAL = ("erf", "erfc", "expit", "log_softmax", "logistic", "logsumexp", "relu", "softmax", "softplus")
 _PLAIN = ("bool", "uint8", "int32", "int64", "float32", "float64", "pi", "e", "euler_gamma", "inf", "nan", "newaxis", "finfo", "iinfo",

@@ -1,6 +1,6 @@
-"""Norms of vectors and matrices; the factorizations of np.linalg have no rule yet.
+"""Norms of vectors and matrices.
 
-Invariant: the derivative of a norm at 0 is 0, a subgradient. May import: L0-L2, registry, reductions. Read next: constructors.py.
+Invariant: the derivative of a norm at 0 is 0, a subgradient. May import: L0-L2, registry, reductions, linalg. Read next: constructors.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from ..core.aval import aval_of
 from ..core.primitive import TABLE
 from ..errors import ShapeError, explain
 from ..primitives.arithmetic import where as where_row
+from .linalg import spectral_norm
 from .reductions import kept, reduced
-from .registry import REFUSED, axes_of, convert, floating, implements, refuse, reshaped
+from .registry import axes_of, convert, floating, implements, refuse, reshaped
 
 
 @implements("linalg.norm")
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """Norm of a vector (ord: number, inf) or of a matrix (None or fro, 1, -1, inf, -inf); its derivative at 0 is 0, a subgradient."""
+    """Norm of a vector (ord: number, inf) or of a matrix (fro, nuc, 1, 2, inf, -1, -2, -inf); its derivative at 0 is 0."""
     x = floating(x)
     shape = aval_of(x).shape
     if axis is None and (ord is None or (ord in ("f", "fro") and len(shape) == 2) or (ord == 2 and len(shape) == 1)):
@@ -59,8 +60,10 @@ def _vector_norm(x: Any, ord: Any, axes: tuple, keepdims: Any) -> Any:
 def _matrix_norm(x: Any, ord: Any, axes: tuple, keepdims: Any) -> Any:
     if ord in (None, "fro", "f"):
         return _root_of_squares(x, axes, keepdims)
+    if ord in (2, -2, "nuc"):
+        return spectral_norm(x, ord, axes, keepdims)
     if ord not in (1, -1, math.inf, -math.inf):
-        raise refuse(f"np.linalg.norm(ord={ord!r}) of a matrix", "The Frobenius norm, 1, -1, inf and -inf have a rule.")
+        raise refuse(f"np.linalg.norm(ord={ord!r}) of a matrix", "The norms fro, nuc, 1, -1, 2, -2, inf and -inf have a rule.")
     inner, outer = (axes[0], axes[1]) if ord in (1, -1) else (axes[1], axes[0])
     sums = reduced("sum", TABLE["absolute"](x), (inner,), True)
     y = reduced("max" if ord in (1, math.inf) else "min", sums, (outer,), True)
@@ -82,8 +85,3 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
 @implements("linalg.matrix_norm")
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     return norm(x, ord, (-2, -1), keepdims)
-
-
-REFUSED.update({f"linalg.{name}": "It has no rule yet: give its derivative by adjoint.custom_vjp." for name in (
-    "cholesky", "cond", "det", "eig", "eigh", "eigvals", "eigvalsh", "inv", "lstsq", "matrix_rank", "pinv", "qr", "slogdet", "solve",
-    "svd", "svdvals", "tensorinv", "tensorsolve")})

@@ -240,10 +240,10 @@ def multi_dot(arrays: Sequence, *, out: Any = None) -> Any:
 
 @implements("linalg.matrix_power")
 def matrix_power(a: Any, n: int) -> Any:
-    """a multiplied with itself n times, by repeated squaring; n >= 0."""
+    """a multiplied with itself n times, by repeated squaring; a negative power is one of the inverse."""
     a = strong(value_of(a))
     if n < 0:
-        raise ShapeError(explain("matrix_power: a negative power needs the inverse, which has no rule."))
+        a, n = np.linalg.inv(a), -n
     y = None
     square = a
     while n:

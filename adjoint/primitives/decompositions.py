@@ -1,8 +1,9 @@
 """Decompositions: eigenvalues and eigenvectors of symmetric matrices, singular values and vectors; leading axes are a batch.
 
-Invariant: inside a cluster of equal values (closer than n eps times the largest) vectors are not differentiable, and that part of their
-derivative is 0 by decision: what depends on the values, or on the space of a whole cluster, keeps its exact derivative.
-Sources: Giles 2008, section 3.1; Townsend 2016, Differentiating the singular value decomposition. May import: L0, core, linalg.
+Invariant: vectors of equal values (closer than n eps times the largest) are not differentiable, and the result says so: NaN where
+anything depends on them. What depends on the values alone keeps its derivative: that of a sum over a whole cluster is exact, a single
+value of a cluster gets the derivative along LAPACK's vector. Sources: Giles 2008, section 3; Townsend 2016, Differentiating the singular
+value decomposition. May import: L0, core, linalg.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 
 from ..core.aval import Aval, aval_of
 from ..dtypes import FLOAT64
-from .arithmetic import add, divide, multiply, subtract, where
+from .arithmetic import add, divide, multiply, scale, subtract, where
+from .broadcasting import zeros_of
 from .comparison import greater
 from .kinds import General, general
 from .linalg import (
@@ -56,73 +58,76 @@ def _resolution(values: Any, size: int) -> Any:
 
 
 def _inverse(x: Any, least: Any) -> Any:
-    """1 / x where |x| > least, else 0: nothing is divided by what counts as 0."""
+    """1 / x where |x| > least, else NaN; `scale` by it leaves a 0 as it is."""
     fine = greater(absolute(x), least)
-    return where(fine, divide(1.0, where(fine, x, 1.0)), 0.0)
+    return where(fine, divide(1.0, where(fine, x, 1.0)), float("nan"))
 
 
 def _gaps(values: Any, size: int) -> Any:
-    """1 / (values_j - values_i), 0 on the diagonal and inside clusters."""
-    return _inverse(subtract(_row(values), _column(values)), _column(_resolution(values, size)))
+    """1 / (values_j - values_i), 0 on the diagonal, NaN inside clusters."""
+    found = _inverse(subtract(_row(values), _column(values)), _column(_resolution(values, size)))
+    return on_diagonal(zeros_of(aval_of(values)), found)
 
 
 # ------------------------------------------------------------------------------------------------ eigh
 
 
-def _lower_eigh(e: Any, inputs: tuple, outputs: tuple) -> None:
+def _lower_eigh(e: Any, inputs: tuple, outputs: tuple, *, lower: bool) -> None:
     (a,), (w, v) = inputs, outputs
     n = a.shape[-1]
     if 0 in a.shape:
         return
     memory, seen = columns_of(e, a)
     values = e.temporary(FLOAT64, (problems(a.shape), n))
-    e.routine("eigh", (memory, values), (n,), 9.0 * n ** 3, **DIVERGED)
+    e.routine("eigh", (memory, values), (n, int(lower)), 9.0 * n ** 3, **DIVERGED)
     move(e, values.reshaped(w.shape), w)
     move(e, seen, v)
 
 
-def _eigh_shape(a: Aval) -> tuple:
+def _eigh_shape(a: Aval, *, lower: bool) -> tuple:
     found = check_square("eigh", a)
     return Aval(a.shape[:-1], a.dtype), found
 
 
-def _eigh_jvp(primals: tuple, tangents: tuple, y: tuple) -> tuple:
+def _eigh_jvp(primals: tuple, tangents: tuple, y: tuple, *, lower: bool) -> tuple:
     """With k = v^T a_dot v: w_dot = diag k, v_dot = v (f * k), f_ij = 1 / (w_j - w_i)."""
     w, v = y
     if 0 in aval_of(v).shape:
         return w, v
-    k = product(transposed(v), product(symmetric(tangents[0]), v))
-    return diagonal_of(k), product(v, multiply(_gaps(w, aval_of(v).shape[-1]), k))
+    a_dot = tangents[0] if lower else transposed(tangents[0])
+    k = product(transposed(v), product(symmetric(a_dot), v))
+    return diagonal_of(k), product(v, scale(k, _gaps(w, aval_of(v).shape[-1])))
 
 
-def _eigh_vjp(primals: tuple, y: tuple, y_bar: tuple, active: tuple) -> list:
-    """a_bar = v (diag w_bar + f * v^T v_bar) v^T, gathered on the lower triangle."""
+def _eigh_vjp(primals: tuple, y: tuple, y_bar: tuple, active: tuple, *, lower: bool) -> list:
+    """a_bar = v (diag w_bar + f * v^T v_bar) v^T, gathered on the triangle that was read."""
     (w, v), (w_bar, v_bar) = y, y_bar
     if not active[0]:
         return [None]
     if 0 in aval_of(v).shape:
         return [v]
-    inner = on_diagonal(w_bar, multiply(_gaps(w, aval_of(v).shape[-1]), product(transposed(v), v_bar)))
-    return [of_lower(product(v, product(inner, transposed(v))))]
+    inner = on_diagonal(w_bar, scale(product(transposed(v), v_bar), _gaps(w, aval_of(v).shape[-1])))
+    a_bar = of_lower(product(v, product(inner, transposed(v))))
+    return [a_bar if lower else transposed(a_bar)]
 
 
 def _symmetric_samples(rng: np.random.Generator) -> list:
     found = []
     for shape in ((3, 3), (2, 4, 4), (1, 1), (0, 2, 2), (0, 0)):
         x = rng.standard_normal(shape)
-        found.append(((x + np.swapaxes(x, -1, -2) + 5.0 * np.diag(np.arange(shape[-1])),), {}))
+        found.append(((x + np.swapaxes(x, -1, -2) + 5.0 * np.diag(np.arange(shape[-1])),), {"lower": len(shape) == 2}))
     return found
 
 
 @general(shape=_eigh_shape, jvp=_eigh_jvp, vjp=_eigh_vjp, batch=batch_rule(lambda: eigh), lowering=General(_lower_eigh),
          samples=_symmetric_samples, bound=100.0, absolute=True, another=another, multiple=True)
-def eigh(a):
-    """(w, v): a v = v diag w, w ascending, v orthonormal columns; the lower triangle of a is read. w_dot = diag(v^T a_dot v).
+def eigh(a, *, lower):
+    """(w, v): a v = v diag w, w ascending, v orthonormal columns; one triangle of a is read. w_dot = diag(v^T a_dot v).
 
-    v_dot = v (f * v^T a_dot v), f_ij = 1 / (w_j - w_i), and 0 where w_i = w_j up to n eps max |w|. The sign of each vector is LAPACK's.
+    v_dot = v (f * v^T a_dot v), f_ij = 1 / (w_j - w_i), and NaN where w_i = w_j up to n eps max |w|. The sign of each vector is LAPACK's.
     Raises: LinearAlgebraError where the iteration does not converge (NaN among the elements). Source: Giles 2008, section 3.1.
     """
-    return tuple(guarded("eigh", DIVERGED, np.linalg.eigh, a))
+    return tuple(guarded("eigh", DIVERGED, lambda a: np.linalg.eigh(a, UPLO="L" if lower else "U"), a))
 
 
 # ------------------------------------------------------------------------------------------------ svd
@@ -151,11 +156,9 @@ def _svd_shape(a: Aval) -> tuple:
 
 
 def _svd_gaps(s: Any, size: int) -> Any:
-    """f_ij = 1 / (s_j^2 - s_i^2), 0 on the diagonal and inside clusters."""
+    """f_ij = 1 / (s_j^2 - s_i^2), 0 on the diagonal, NaN inside clusters."""
     sums = add(_row(s), _column(s))
-    gaps = _gaps(s, size)
-    fine = greater(absolute(gaps), 0.0)
-    return where(fine, divide(gaps, where(fine, sums, 1.0)), 0.0)
+    return divide(_gaps(s, size), where(greater(sums, 0.0), sums, 1.0))
 
 
 def _outside(basis: Any, x: Any) -> Any:
@@ -164,7 +167,10 @@ def _outside(basis: Any, x: Any) -> Any:
 
 
 def _svd_jvp(primals: tuple, tangents: tuple, y: tuple) -> tuple:
-    """With k = u^T a_dot v: s_dot = diag k, u_dot = u (f * (k s + s k^T)) + (1 - u u^T) a_dot v / s, and v_dot likewise."""
+    """With k = u^T a_dot v: s_dot = diag k, u_dot = u (f * (k s + s k^T)) + (1 - u u^T) a_dot v / s, and v_dot likewise.
+
+    f is antisymmetric, so f * (k s + s k^T) = x - x^T with x = f * k s.
+    """
     (u, s, vt), a_dot = y, tangents[0]
     (m, n), v = aval_of(a_dot).shape[-2:], transposed(vt)
     if 0 in aval_of(a_dot).shape:
@@ -172,14 +178,13 @@ def _svd_jvp(primals: tuple, tangents: tuple, y: tuple) -> tuple:
     moved = product(a_dot, v)
     k = product(transposed(u), moved)
     f, across = _svd_gaps(s, max(m, n)), _row(s)
-    ks, sk = multiply(k, across), multiply(_column(s), k)
-    u_dot = product(u, multiply(f, add(ks, transposed(ks))))
-    v_dot = product(v, multiply(f, add(sk, transposed(sk))))
+    x, z = scale(multiply(k, across), f), scale(multiply(_column(s), k), f)
+    u_dot, v_dot = product(u, subtract(x, transposed(x))), product(v, subtract(z, transposed(z)))
     inverse = _row(_inverse(s, _resolution(s, max(m, n))))
     if m > n:
-        u_dot = add(u_dot, multiply(_outside(u, moved), inverse))
+        u_dot = add(u_dot, scale(_outside(u, moved), inverse))
     if n > m:
-        v_dot = add(v_dot, multiply(_outside(v, product(transposed(a_dot), u)), inverse))
+        v_dot = add(v_dot, scale(_outside(v, product(transposed(a_dot), u)), inverse))
     return u_dot, diagonal_of(k), transposed(v_dot)
 
 
@@ -193,15 +198,14 @@ def _svd_vjp(primals: tuple, y: tuple, y_bar: tuple, active: tuple) -> list:
         return [a]
     (m, n), v, v_bar = aval_of(a).shape[-2:], transposed(vt), transposed(vt_bar)
     f = _svd_gaps(s, max(m, n))
-    left, right = (product(transposed(q), q_bar) for q, q_bar in ((u, u_bar), (v, v_bar)))
-    x, z = (multiply(f, subtract(p, transposed(p))) for p in (left, right))
-    inner = add(multiply(x, _row(s)), multiply(_column(s), z))
+    x, z = (scale(product(transposed(q), q_bar), f) for q, q_bar in ((u, u_bar), (v, v_bar)))
+    inner = add(multiply(add(x, transposed(x)), _row(s)), multiply(_column(s), add(z, transposed(z))))
     a_bar = product(u, product(on_diagonal(s_bar, inner), vt))
     inverse = _row(_inverse(s, _resolution(s, max(m, n))))
     if m > n:
-        a_bar = add(a_bar, product(multiply(_outside(u, u_bar), inverse), vt))
+        a_bar = add(a_bar, product(scale(_outside(u, u_bar), inverse), vt))
     if n > m:
-        a_bar = add(a_bar, product(u, transposed(multiply(_outside(v, v_bar), inverse))))
+        a_bar = add(a_bar, product(u, transposed(scale(_outside(v, v_bar), inverse))))
     return [a_bar]
 
 
@@ -219,7 +223,8 @@ def _svd_samples(rng: np.random.Generator) -> list:
 def svd(a):
     """(u, s, vt), thin: a = u diag(s) vt, s descending, k = min(m, n) columns of u and rows of vt. s_dot = diag(u^T a_dot v).
 
-    The vectors' derivatives have 1 / (s_j^2 - s_i^2), and 0 in its place where s_i = s_j up to max(m, n) eps s_1; 1 / s_i likewise.
+    The vectors' derivatives have 1 / (s_j^2 - s_i^2), and NaN in its place where s_i = s_j up to max(m, n) eps s_1; 1 / s_i likewise,
+    where s_i = 0 (and as with sqrt at 0, a cotangent of exactly 0 stays 0: write a itself for u diag(s) vt).
     Raises: LinearAlgebraError where the iteration does not converge. Source: Townsend 2016; Giles 2008, section 3.2.
     """
     u, s, vt = guarded("svd", DIVERGED, lambda a: np.linalg.svd(a, full_matrices=False), a)
