@@ -1,0 +1,116 @@
+"""ResNet-20 on the CIFAR-10 part, here and in PyTorch: the same first weights from one file, the same batches, crops and flips."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adjoint import nn, optim, train
+from adjoint.data import Batches, Dataset, load_cifar10
+from examples import resnet20 as example
+
+from .target import Curve, Figure, Quick, Result, Say, Target, every
+
+SEED, EPOCHS, BATCH, RATE = 0, 15, 64, 0.1
+QUICK_STEPS = 6
+
+
+def ours(data: Dataset, say: Say, epochs: int) -> tuple[list[float], np.ndarray, Any]:
+    """(losses, test outputs, the trained model)."""
+    x, test_x = example.images(data)
+    model, losses = example.ResNet20(rng=np.random.default_rng(SEED)), []
+    most = epochs * (len(x) // BATCH)
+    for done in example.steps(model, x, data.train_y, seed=SEED, epochs=epochs, batch=BATCH, rate=RATE):
+        losses.append(float(done.loss))
+        model = done.model
+        if every(done.count, most):
+            say(f"step {done.count} of {most}: loss {np.mean(losses[-100:]):.4f}")
+    return losses, train.Predictor()(model, test_x), model
+
+
+def twin(data: Dataset, say: Say, epochs: int) -> tuple[list[float], np.ndarray]:
+    """(losses, test outputs) of PyTorch from the same weights on the same batches."""
+    import torch
+
+    from . import torch_models
+    torch_models.use_threads()
+    x, test_x = example.images(data)
+    module = torch_models.load_weights(torch_models.ResNet20(), example.ResNet20(rng=np.random.default_rng(SEED)))
+    batches, losses = Batches(x, data.train_y, batch=BATCH, seed=SEED, last="drop"), []
+    rule, augment = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4), example.augmentation(SEED)
+    schedule, most = rates(len(batches), epochs), epochs * len(batches)
+    while batches.epoch < epochs:
+        for images, labels in batches:
+            rule.param_groups[0]["lr"] = schedule(len(losses))
+            loss = torch.nn.functional.cross_entropy(module(torch.from_numpy(augment(images, len(losses)))), torch.from_numpy(labels))
+            rule.zero_grad()
+            loss.backward()
+            rule.step()
+            losses.append(loss.item())
+            if every(len(losses), most):
+                say(f"torch, step {len(losses)} of {most}: loss {np.mean(losses[-100:]):.4f}")
+    return losses, torch_models.predictions(module, test_x)
+
+
+def rates(batches: int, epochs: int) -> Callable[[int], float]:
+    """The schedule of examples/resnet20.py, written a second time: up for one epoch, then half a cosine."""
+    def rate(step: int) -> float:
+        if step < batches:
+            return RATE * (step + 1) / batches
+        return 0.5 * RATE * (1.0 + math.cos(math.pi * (step - batches) / ((epochs - 1) * batches)))
+    return rate
+
+
+def same_outputs(model: Any, data: Dataset) -> float:
+    """max |a - b| / max |b| of the trained model's outputs, b PyTorch's from a safetensors file with the same weights."""
+    from . import torch_models
+    _, test_x = example.images(data)
+    module = torch_models.load_weights(torch_models.ResNet20(), model)
+    theirs = torch_models.predictions(module, test_x)
+    return float(np.abs(train.Predictor()(model, test_x) - theirs).max() / np.abs(theirs).max())
+
+
+def run(folder: Path, say: Say, *, epochs: int = EPOCHS) -> Result:
+    """Both trainings, and the outputs of one set of trained weights in both."""
+    data = load_cifar10(folder)
+    losses, outputs, model = ours(data, say, epochs)
+    difference = same_outputs(model, data)
+    accuracy = 100 * (1 - train.error_rate(outputs, data.test_y))
+    say(f"test accuracy {accuracy:.2f} %; outputs off torch's by {difference:.1e}")
+    their_losses, their_outputs = twin(data, say, epochs)
+    theirs = 100 * (1 - train.error_rate(their_outputs, data.test_y))
+    figures = [Figure("outputs from the same safetensors file: max |a - b| / max |b|", difference, most=1e-5),
+               Figure("test accuracy minus torch's, absolute", abs(accuracy - theirs), most=1.5, unit="points"),
+               Figure("test accuracy", accuracy, unit="%"), Figure("torch's test accuracy", theirs, unit="%")]
+    return Result(figures, [Curve("adjoint", SEED, losses), Curve("torch", SEED, their_losses)], (SEED,), Quick(losses[:QUICK_STEPS]))
+
+
+def quick(folder: Path) -> Quick:
+    """The first steps."""
+    data = load_cifar10(folder)
+    x, _ = example.images(data)
+    model = example.ResNet20(rng=np.random.default_rng(SEED))
+    walk = example.steps(model, x, data.train_y, seed=SEED, epochs=EPOCHS, batch=BATCH, rate=RATE)
+    return Quick([float(done.loss) for done in itertools.islice(walk, QUICK_STEPS)])
+
+
+def sources() -> list[Any]:
+    """The model tree, the loss and the optimizer."""
+    schedule = optim.schedules.warmup(5, optim.schedules.cosine(RATE, 10))
+    return [example.ResNet20(rng=np.random.default_rng(0)), example.steps, nn.cross_entropy,
+            optim.sgd(schedule, momentum=0.9, weight_decay=1e-4)]
+
+
+TARGET = Target(
+    "resnet20", "ResNet-20 on 10,000 images of CIFAR-10", "outputs equal torch's from the same safetensors file; test accuracy equal to "
+    "torch's on the same recipe within 1.5 points",
+    "He et al.'s ResNet-20 with shortcuts without parameters (option A), He initial values; 10,000 training images, crops of the image "
+    f"with four zero pixels around it, flips; batches of {BATCH}, {EPOCHS} epochs, SGD with momentum 0.9 and weight decay 1e-4, rate "
+    f"{RATE} after one epoch of warm-up, then a cosine to zero; 2,500 test images, last step. PyTorch takes the same first weights, "
+    "batches, crops and flips.",
+    run, quick, sources, folder="cifar10", needs=("torch",))
