@@ -4,13 +4,46 @@ Invariant: names follow PyTorch, so that weights travel. May import: L0-L3. Read
 """
 
 from . import init, random
-from .activations import gelu, leaky_relu, relu, sigmoid, silu, softmax, softplus, tanh
+from .activations import (
+    ELU,
+    GELU,
+    LeakyReLU,
+    LogSoftmax,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+    elu,
+    gelu,
+    leaky_relu,
+    log_softmax,
+    prelu,
+    relu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
 from .attention import MultiheadAttention, scaled_dot_product_attention
 from .convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, conv, conv_transpose
 from .dropout import Dropout, dropout
 from .embedding import Embedding, one_hot
 from .layers import Flatten, Linear, Sequential, mlp
-from .losses import cross_entropy, logistic_loss, squared_error
+from .losses import (
+    absolute_error,
+    cross_entropy,
+    gaussian_nll,
+    hinge_loss,
+    huber_loss,
+    kl_divergence,
+    logistic_loss,
+    nll_loss,
+    squared_error,
+)
 from .modes import absorb, has_modes, trainable, training
 from .module import Module, buffer, load_parameters, named_parameters
 from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
@@ -29,8 +62,11 @@ from .pooling import (
     max_pool,
 )
 from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .regularization import l1, l2
 
 __all__ = [
+    "ELU",
+    "GELU",
     "GRU",
     "LSTM",
     "RNN",
@@ -53,15 +89,25 @@ __all__ = [
     "GroupNorm",
     "LSTMCell",
     "LayerNorm",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
+    "LogSoftmax",
     "MaxPool1d",
     "MaxPool2d",
     "Module",
     "MultiheadAttention",
+    "PReLU",
     "RMSNorm",
     "RNNCell",
+    "ReLU",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "absolute_error",
     "absorb",
     "adaptive_avg_pool",
     "adaptive_max_pool",
@@ -71,16 +117,26 @@ __all__ = [
     "conv_transpose",
     "cross_entropy",
     "dropout",
+    "elu",
+    "gaussian_nll",
     "gelu",
     "has_modes",
+    "hinge_loss",
+    "huber_loss",
     "init",
+    "kl_divergence",
+    "l1",
+    "l2",
     "leaky_relu",
     "load_parameters",
+    "log_softmax",
     "logistic_loss",
     "max_pool",
     "mlp",
     "named_parameters",
+    "nll_loss",
     "one_hot",
+    "prelu",
     "random",
     "relu",
     "scaled_dot_product_attention",
