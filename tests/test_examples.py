@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
-PROMISED = {"rosenbrock.py": "Newton: f = 0.0e+00 at [1. 1.]", "open_loop.py": "epoch 10",
+PROMISED = {"adam_diverges.py": "Adam: x = +1.000000",
+            "rosenbrock.py": "Newton: f = 0.0e+00 at [1. 1.]", "open_loop.py": "epoch 10",
             "inside_a_gradient.py": "straight through: [0. 4.]", "logistic.py": "Newton, 8 steps",
             "in_place.py": "its derivative in the strength: [0.   1.   1.   0.75]",
             "custom_rule.py": "rule: [0.5        0.25       0.16666667]"}

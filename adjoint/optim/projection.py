@@ -1,6 +1,7 @@
 """Constraints: optimizers whose parameters stay in a box, a ball or a simplex, and subgradient descent, which keeps its best iterate.
 
-Invariant: parameters + updates lie in the set, to the last place. May import: L0-L4, rule, scaling, momentum. Read next: lbfgs.py.
+Invariant: parameters + updates lie in the set, to the rounding of that sum. May import: L0-L4, rule, momentum.
+Read next: lbfgs.py.
 """
 
 from __future__ import annotations
@@ -78,12 +79,7 @@ def project(rule: Optimizer, onto: Projection) -> Optimizer:
     """
     def update(gradients: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
         updates, state = rule.update(gradients, state, parameters)
-
-        def leaf(u: Any, p: Any) -> tuple[Any]:
-            goal = onto(p + u)
-            u = goal - p
-            return (u + (goal - (p + u)),)              # once more, so that p + u is the goal and not a rounding beside it
-        return on_leaves(leaf, updates, parameters)[0], state
+        return on_leaves(lambda u, p: (onto(p + u) - p,), updates, parameters)[0], state
     return Optimizer(rule.init, update)
 
 

@@ -1,4 +1,4 @@
-"""Early stopping: decided on the true loss, the best model kept, the gradient's norm at the stop; the rate that falls on a plateau in fit."""
+"""Early stopping: decided on the true loss, the best model kept, |g| at the stop; the rate that falls on a plateau in fit."""
 
 import numpy as np
 import pytest
