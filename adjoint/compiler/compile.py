@@ -29,6 +29,7 @@ from .llvm import emit_text
 from .native import Native, buffer_numbers, fresh_records, leaf_record, make_native, results_of, scratch_bytes, specialize
 from .signature import Handle, children_of, is_readable, tree_of
 from .signature import Static as StaticLeaf
+from .steps import listed
 
 
 class Program:
@@ -195,9 +196,12 @@ class Compiled:
         return self._last().native.built.graph
 
     def kernels(self) -> list[str]:
-        """One line per step of the last program: name, extent, estimated operations."""
-        from_steps = self._last().native.built.program.steps
-        return [f"{s.name} {s.batch}x{s.m}x{s.n}x{s.k}" if hasattr(s, "accumulator") else f"{s.name} extent {s.extent}" for s in from_steps]
+        """One line per step of the last program: name, extent; the steps of loops and branches indented."""
+        lines = []
+        for depth, s in listed(self._last().native.built.program.steps):
+            size = f"{s.batch}x{s.m}x{s.n}x{s.k}" if hasattr(s, "accumulator") else f"extent {s.extent}" if hasattr(s, "extent") else ""
+            lines.append(f"{'  ' * depth}{s.name} {size}".rstrip())
+        return lines
 
     def stats(self) -> dict[str, Any]:
         """Kernels, instructions, milliseconds per stage, and whether the code came from the cache."""

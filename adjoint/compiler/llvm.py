@@ -8,40 +8,26 @@ May import: errors, irtext, lanes, loops, matmul, nests, target, control. Read n
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import llvmlite.binding as binding
 import llvmlite.ir as ir
 
 from ..errors import CompileError
-from . import control as at
+from .conv import lower_convolution
 from .irtext import Inserted, ModuleText, Writer
 from .lanes import Cell, Frame, Lanes, overlap
-from .loops import Check, Contraction, Fold, Foreign, Kernel, Load, Loop, Program, Statement, Store
+from .loops import Check, Contraction, Convolution, Fold, Foreign, Kernel, Load, Loop, Program, Statement, Store
 from .matmul import lower_contraction, scratch_bytes
 from .nests import Nest, walk
+from .sequence import Fork, Item, ProgramWriter, Step, load_pointer
+from .sequence import Loop as LoopItem
+from .steps import Branch, Repeat, leaves, parts
 from .target import Target, host_target
 
-PARALLEL_COST = 60_000       # scalar operations below which a second thread costs more than it saves
-POLL_COST = 4_000_000        # scalar operations between two looks at the cancel flag, about a millisecond
 _LISTS = 1000                # number of the first list of alias scopes
-
-
-@dataclass(frozen=True)
-class Step:
-    """A function over [0, extent), to be cut at multiples of `grain`; it takes the pointers `buffers`, or the whole table."""
-
-    function: str
-    extent: int
-    grain: int
-    cost: float
-    checks: bool = False
-    buffers: tuple[int, ...] | None = None
-
-    @property
-    def parallel(self) -> bool:
-        return self.cost >= PARALLEL_COST and self.extent > self.grain
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ def emit_object(program: Program, target: Target) -> Compiled:
 
 def program_scratch(program: Program, target: Target) -> int:
     """Bytes of the block that the table's entry number len(program.buffers) points to, 64-byte aligned."""
-    return max((scratch_bytes(step, target) for step in program.steps if isinstance(step, Contraction)), default=0)
+    return max((scratch_bytes(step, target) for step in leaves(program.steps) if isinstance(step, Contraction)), default=0)
 
 
 def emit_text(program: Program, target: Target | None = None) -> str:
@@ -105,17 +91,36 @@ def emit_modules(program: Program, target: Target) -> tuple[str, str | None, lis
     """(LLVM text of the kernels and of `program`, text of the matrix products or None, the steps)."""
     text = ModuleText(target.attributes())
     kernels, products = Kernels(text, program, target), Products(text, program, target)
-    steps: list[Step] = []
-    commit = 0
-    for number, step in enumerate(program.steps):
-        if number == program.commit:
-            commit = len(steps)
-        steps += products.emit(step) if isinstance(step, Contraction) else [kernels.emit(step)]
-    if program.commit >= len(program.steps):
-        commit = len(steps)
-    ProgramWriter(text, program, steps, commit).write()
+    emit = lambda step: products.emit(step) if isinstance(step, Contraction | Convolution) else [kernels.emit(step)]
+    ahead = items_of(program.steps[:program.commit], emit)
+    items = [*ahead, *items_of(program.steps[program.commit:], emit)]
+    ProgramWriter(text, program, items, len(ahead)).write()
+    steps = list(calls(items))
     head = f'target triple = "{target.triple}"\n'
     return head + str(text) + kernels.metadata(), (str(products) if products.steps else None), steps
+
+
+def items_of(steps: Sequence[Any], emit: Callable[[Any], list[Step]]) -> tuple[Item, ...]:
+    """The items of a sequence of steps, inner ones first; emit(step) writes the functions of a kernel or a product."""
+    items: list[Item] = []
+    for step in steps:
+        if isinstance(step, Repeat):
+            test, body, after = (items_of(part, emit) for part in parts(step))
+            items.append(LoopItem(step.extent, step.windows, test, body, after, step.flag, step.passes))
+        elif isinstance(step, Branch):
+            items.append(Fork(step.flag, *(items_of(part, emit) for part in parts(step))))
+        else:
+            items += emit(step)
+    return tuple(items)
+
+
+def calls(items: Sequence[Item]) -> Iterator[Step]:
+    """Every function that the items call."""
+    for item in items:
+        if isinstance(item, Step):
+            yield item
+        else:
+            yield from calls(item.items)
 
 
 class Kernels:
@@ -188,10 +193,11 @@ class Products:
         self.extra = ModuleText(target.attributes(), prefix="products.")
         self.steps = 0
 
-    def emit(self, contraction: Contraction) -> list[Step]:
-        """The steps of a contraction."""
+    def emit(self, contraction: Contraction | Convolution) -> list[Step]:
+        """The steps of a contraction or a convolution."""
         found = []
-        for part in lower_contraction(self.module, contraction, self.epilogue, self.target, self.poll):
+        lower = lower_contraction if isinstance(contraction, Contraction) else lower_convolution
+        for part in lower(self.module, contraction, self.epilogue, self.target, self.poll):
             part.function.linkage = ""
             self.text.declare(part.function.name, "void", "ptr, i64, i64, ptr, ptr")
             found.append(Step(part.function.name, part.extent, 1, part.cost))
@@ -202,7 +208,7 @@ class Products:
         name, kind = "adjoint_poll", ir.FunctionType(ir.IntType(1), [ir.PointerType()])
         return builder.call(self.module.globals.get(name) or ir.Function(self.module, kind, name), [control])
 
-    def epilogue(self, builder: ir.IRBuilder, contraction: Contraction, buffers: ir.Value, accumulator: ir.Value,
+    def epilogue(self, builder: ir.IRBuilder, contraction: Contraction | Convolution, buffers: ir.Value, accumulator: ir.Value,
                  b: ir.Value, m: ir.Value, n: ir.Value, mask: ir.Value | None) -> None:
         """The epilogue for one vector of the product, into the block that `builder` writes; lanes run along columns."""
         out, body = Inserted(builder, self.extra), contraction.epilogue
@@ -220,145 +226,3 @@ class Products:
 
     def __str__(self) -> str:
         return str(self.module) + "\n" + self.extra.print(known=self.module.globals)
-
-
-def load_pointer(out: Inserted | Writer, table: str, number: int) -> str:
-    """An entry of the table of pointers."""
-    place = out.op(f"getelementptr i8, ptr {table}, i64 {8 * number}")
-    return out.op(f"load ptr, ptr {place}, align 8")
-
-
-class ProgramWriter:
-    """`i64 program(ptr buffers, i64 thread, i64 threads, ptr control)`: the steps in order, for one of the threads."""
-
-    def __init__(self, text: ModuleText, program: Program, steps: list[Step], commit: int) -> None:
-        self.text, self.program, self.steps, self.commit = text, program, steps, commit
-        self.out = Writer(text, "program", "i64", "ptr %buffers, i64 %thread, i64 %threads, ptr %control", linkage="")
-        self.barrier = text.declare("adjoint_barrier", "i64", "ptr, i64")
-        self.poll = text.declare("adjoint_poll", "i1", "ptr")
-
-    def write(self) -> None:
-        out = self.out
-        many = out.op("icmp sgt i64 %threads, 1")
-        first = out.op("icmp eq i64 %thread, 0")
-        scratch = "null"
-        if any(step.buffers is None for step in self.steps):
-            scratch = load_pointer(out, "%buffers", len(self.program.buffers))
-        joined = ""                                           # where the other threads wait while the first runs alone
-        for number, step in enumerate(self.steps):
-            wait, look = self._needs(number)
-            if joined and (wait or look or step.parallel or number == self.commit):
-                joined = self._join(joined)
-            if wait or look:
-                self._between(number, many, look)
-            if number == self.commit:
-                self._commit(first)
-            if step.parallel:
-                begin, end = (self._cut(step, text) for text in ("%thread", out.op("add i64 %thread, 1")))
-                self._call(step, begin, end, scratch, number)
-                continue
-            if not joined:
-                run, joined = out.fresh("run"), out.fresh("after")
-                out.branch(first, run, joined)
-                out.enter(run)
-            self._call(step, "0", str(step.extent), scratch, number)
-        if joined:
-            self._join(joined)
-        if self.commit == len(self.steps) and self.steps:
-            self._between(len(self.steps), many, True)
-        out.do("ret i64 0")
-        self.text.texts.append(out.finish())
-
-    def _join(self, label: str) -> str:
-        self.out.jump(label)
-        self.out.enter(label)
-        return ""
-
-    def _needs(self, number: int) -> tuple[bool, bool]:
-        """Between step number - 1 and this one: must threads wait for each other, must the status be looked at?"""
-        if number == 0:
-            return False, False
-        before = self.steps[number - 1]
-        look = number <= self.commit and (before.checks or before.cost >= POLL_COST or number == self.commit)
-        return before.parallel or self.steps[number].parallel, look
-
-    def _between(self, number: int, many: str, look: bool) -> None:
-        """A barrier, and before the commit point a way out."""
-        before, out = self.steps[number - 1], self.out
-        late = number > self.commit
-        together, alone, after = out.fresh("together"), out.fresh("alone"), out.fresh("after")
-        out.branch(many, together, alone)
-        out.enter(together)
-        answer = out.op(f"call i64 {self.barrier}(ptr %control, i64 %threads)")
-        out.jump(after)
-        out.enter(alone)
-        state = self._state_alone(before) if look else "0"
-        came = out.label
-        out.jump(after)
-        out.enter(after)
-        answer = out.op(f"phi i64 [ {answer}, %{together} ], [ {state}, %{came} ]")
-        if late:
-            return
-        leave, go = out.fresh("leave"), out.fresh("go")
-        out.branch(out.op(f"icmp ne i64 {answer}, 0"), leave, go)
-        out.later(leave, [f"ret i64 {answer}"])
-        out.enter(go)
-
-    def _state_alone(self, before: Step) -> str:
-        """-1 if a single thread was cancelled, else the status."""
-        out = self.out
-        state = out.op("load i64, ptr %control, align 8")
-        if before.cost < POLL_COST:
-            return state
-        cancelled = out.op(f"call i1 {self.poll}(ptr %control)")
-        return out.op(f"select i1 {cancelled}, i64 {at.CANCELLED}, i64 {state}")
-
-    def _commit(self, first: str) -> None:
-        """From here nothing may fail: the owner looks for no signal any more."""
-        out = self.out
-        owner, go = out.fresh("owner"), out.fresh("go")
-        out.branch(first, owner, go)
-        out.enter(owner)
-        place = out.op(f"getelementptr i8, ptr %control, i64 {at.DEADLINE}")
-        out.do(f"store i64 {at.UNTIL_NEVER}, ptr {place}, align 8")
-        out.jump(go)
-        out.enter(go)
-
-    def _cut(self, step: Step, thread: str) -> str:
-        """Where the part of a thread begins: thread * units / threads units, at most the extent."""
-        out = self.out
-        units = -(-step.extent // step.grain)
-        share = out.op(f"udiv i64 {out.op(f'mul i64 {thread}, {units}')}, %threads")
-        if step.grain == 1:
-            return share
-        place = out.op(f"mul i64 {share}, {step.grain}")
-        return out.op(f"select i1 {out.op(f'icmp slt i64 {place}, {step.extent}')}, i64 {place}, i64 {step.extent}")
-
-    def _call(self, step: Step, begin: str, end: str, scratch: str, number: int) -> None:
-        """The step over [begin, end); a long one in pieces, with a look at the cancel flag before each."""
-        out = self.out
-        if step.buffers is None:
-            out.do(f"call void @{step.function}(ptr %buffers, i64 {begin}, i64 {end}, ptr {scratch}, ptr %control)")
-            return
-        pointers = "".join(f"ptr {load_pointer(out, '%buffers', buffer)}, " for buffer in step.buffers)
-        if step.cost < POLL_COST or number >= self.commit or step.extent <= step.grain:
-            out.do(f"call void @{step.function}({pointers}i64 {begin}, i64 {end}, ptr %control)")
-            return
-        pieces = min(-(-step.extent // step.grain), int(step.cost / POLL_COST) + 1)
-        size = -(-step.extent // (pieces * step.grain)) * step.grain
-        entry, head, body, after = out.label, out.fresh("look"), out.fresh("piece"), out.fresh("after")
-        out.jump(head)
-        out.enter(head)
-        start = out.phi("i64", begin, entry)
-        inside = out.op(f"icmp slt i64 {start.name}, {end}")
-        go = out.fresh("go")
-        out.branch(inside, go, after)
-        out.enter(go)
-        out.branch(out.op(f"call i1 {self.poll}(ptr %control)"), after, body)
-        out.enter(body)
-        following = out.op(f"add i64 {start.name}, {size}")
-        stop = out.op(f"select i1 {out.op(f'icmp slt i64 {following}, {end}')}, i64 {following}, i64 {end}")
-        out.do(f"call void @{step.function}({pointers}i64 {start.name}, i64 {stop}, ptr %control)")
-        out.close(start, following)
-        out.jump(head)
-        out.enter(after)
