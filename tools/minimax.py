@@ -75,9 +75,14 @@ def main() -> None:
         "log": (log_tail, lambda x: abs(x**3 / mp.log1p(x)), 1 / root - 1, root - 1, 8, 20),
         "sin": (lambda z: (mp.sin(mp.sqrt(z)) / mp.sqrt(z) - 1) / z, lambda z: z, zero, quarter, 2, 5),
         "cos": (lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2, lambda z: z**2, zero, quarter, 2, 5),
+        "erf": (lambda s: mp.erf(mp.sqrt(s)) / mp.sqrt(s) - 1, lambda s: mpf(1) / 1.12, zero, mpf("1.0001"), 6, 12),
     }
-    for name, (f, weight, low, high, single, double) in tables.items():
-        for dtype, degree in ((np.float32, single), (np.float64, double)):
+    log_erfc = lambda x: mp.log(mp.erfc(x))
+    single = {"log_erfc": (log_erfc, mp.erfc, mpf("0.95"), mpf(4), 7)}
+    double = {"log_erfc": (log_erfc, mp.erfc, mpf("0.95"), mpf(6), 19)}
+    for dtype, more in ((np.float32, single), (np.float64, double)):
+        which = {name: (*row[:4], row[4 + (dtype is np.float64)]) for name, row in tables.items()}
+        for name, (f, weight, low, high, degree) in (which | more).items():
             coefficients, worst = rounded(f, weight, low, high, degree, dtype)
             error = f"2**{float(mp.log(worst, 2)):.1f}"
             print(f'    ("{name}", "{np.dtype(dtype).name}"): {tuple(coefficients)},  # {error}', flush=True)

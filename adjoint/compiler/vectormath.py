@@ -48,6 +48,23 @@ COEFFICIENTS: dict[tuple[str, str], tuple[float, ...]] = {
     ("cos", "float64"): (  # error 2**-59.6
         0.041666666666666595, -0.001388888888887384, 2.4801587289297487e-05, -2.755731429670858e-07,
         2.087571542493008e-09, -1.135922748056951e-11),
+    ("erf", "float32"): (  # error 2**-26.5
+        0.12837916612625122, -0.3761262595653534, 0.11283598840236664, -0.026854394003748894,
+        0.0051894476637244225, -0.0008020123350434005, 7.886855746619403e-05),
+    ("erf", "float64"): (  # error 2**-56.3
+        0.1283791670955126, -0.3761263890318375, 0.11283791670954876, -0.02686617064507676,
+        0.005223977624819413, -0.0008548326980973958, 0.00012055331118184418, -1.4925595447482872e-05,
+        1.6461003644788708e-06, -1.6350348170350483e-07, 1.4660023091795114e-08, -1.1373831293583299e-09,
+        5.958865303041892e-11),
+    ("log_erfc", "float32"): (  # error 2**-27.0
+        0.00018344202544540167, -1.1295567750930786, -0.6332626342773438, -0.10837245732545853,
+        0.025178955867886543, -0.004193606786429882, 0.0004391054972074926, -2.149604551959783e-05),
+    ("log_erfc", "float64"): (  # error 2**-55.7
+        -8.928016371283418e-09, -1.1283791093289635, -0.636619805559265, -0.10277358351186737,
+        0.019133790838552073, 0.0001934775229998851, -0.001664560683742839, 0.0005427324395562998,
+        2.9106019462723163e-05, -0.00011498836880136413, 6.677066661147159e-05, -2.5055065784779137e-05,
+        7.024153072566557e-06, -1.5289109895579968e-06, 2.5960068359283477e-07, -3.389638420581534e-08,
+        3.2950215404674752e-09, -2.2480668525937147e-10, 9.606551453105613e-12, -1.934147259830705e-13),
 }
 
 @dataclass(frozen=True)
@@ -69,6 +86,7 @@ class Format:
     half_range: int                   # exponents are applied in two factors, one of them 2**+-half_range
     expm1_lowest: float               # below: -1
     tanh_highest: float               # above: 1
+    erf_highest: float                # above: 1
     trig_highest: float               # above, sin and cos ask the C library
 
 
@@ -78,7 +96,7 @@ SINGLE = Format(
     log2_e=(1.4426950216293335, 1.925963033500011e-08), log10_e=(0.4342944920063019, -1.0103049952192578e-08),
     log10_2=(0.301025390625, 4.605039066518657e-06),
     half_pi=(1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15), two_over_pi=0.6366197466850281,
-    exp_range=(-104.0, 89.0), half_range=64, expm1_lowest=-20.0, tanh_highest=9.25, trig_highest=32768.0)
+    exp_range=(-104.0, 89.0), half_range=64, expm1_lowest=-20.0, tanh_highest=9.25, erf_highest=4.0, trig_highest=32768.0)
 
 DOUBLE = Format(
     integer=np.dtype(np.int64), digits=52, bias=1023, magic=1.5 * 2**52,
@@ -86,7 +104,7 @@ DOUBLE = Format(
     log2_e=(1.4426950408889634, 2.0355273740931033e-17), log10_e=(0.4342944819032518, 1.098319650216765e-17),
     log10_2=(0.30102999566383914, 1.42050232272661e-13),
     half_pi=(1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33), two_over_pi=0.6366197723675814,
-    exp_range=(-746.0, 710.0), half_range=512, expm1_lowest=-40.0, tanh_highest=19.25, trig_highest=1048576.0)
+    exp_range=(-746.0, 710.0), half_range=512, expm1_lowest=-40.0, tanh_highest=19.25, erf_highest=6.0, trig_highest=1048576.0)
 
 
 def _format(x: Value) -> Format:
@@ -253,6 +271,14 @@ def logistic(e: LoopEmitter, x: Value) -> Value:
     return e.mul(e.mul(ratio, e.select(negative, first, 1.0)), e.select(negative, e.const(second, x), 1.0))
 
 
+def erf(e: LoopEmitter, x: Value) -> Value:
+    """x (1 + p(x**2)) near 0; elsewhere 1 - e**q(|x|) with q = log erfc, whose error the small power hides."""
+    size = _clamp_above(e, e.abs(x), _format(x).erf_highest)
+    near = e.fma(_polynomial(e, "erf", e.mul(size, size)), size, size)
+    far = e.sub(1.0, exp(e, _polynomial(e, "log_erfc", size)))
+    return e.copysign(e.select(e.lt(size, 1.0), near, far), x)
+
+
 # -- logarithms -------------------------------------------------------------------------------------------------------
 
 
@@ -416,5 +442,6 @@ def sqrt(e: LoopEmitter, x: Value) -> Value:
 
 FUNCTIONS: dict[str, Callable[..., Value]] = {
     function.__name__: function
-    for function in (exp, exp2, expm1, tanh, logistic, log, log1p, log2, log10, logaddexp, softplus, sin, cos, sqrt)
+    for function in (exp, exp2, expm1, tanh, logistic, erf, log, log1p, log2, log10, logaddexp, softplus, sin, cos,
+                     sqrt)
 }
