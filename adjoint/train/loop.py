@@ -60,7 +60,7 @@ def make_step(loss: Callable, optimizer: Optimizer, *, compiled: bool = True) ->
         norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
         finite = np.isfinite(sum(norms, value))
         updates, new_state = optimizer.update(gradients, state, model)
-        keep = lambda new, old: _choose(finite, new, old)
+        keep = lambda new, old: choose(finite, new, old)
         moved = absorb(apply_updates(model, updates), taps)
         return keep(moved, model), keep(new_state, state), value, tuple(norms), finite
     return compile(step, donate=(0, 1)) if compiled else step
@@ -92,7 +92,12 @@ def check_parts(loss: Any, optimizer: Any) -> None:
                                   remedy=f"Call it with a learning rate: optimizer=optim.{name or 'adam'}(1e-3)."))
 
 
-def _choose(condition: Any, new: Any, old: Any) -> Any:
+def choose(condition: Any, new: Any, old: Any) -> Any:
+    """The tree `new` where the condition holds, else `old`, leaf by leaf.
+
+    >>> choose(np.array(False), {"w": np.array(1.0)}, {"w": np.array(2.0)})
+    {'w': array(2.)}
+    """
     fresh, structure = flatten(new)
     return unflatten(structure, [n if n is o else np.where(condition, n, o) for n, o in zip(fresh, flatten(old)[0], strict=True)])
 

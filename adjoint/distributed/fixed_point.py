@@ -1,0 +1,42 @@
+"""Sums that do not depend on their order: floating numbers as integers under one shared exponent.
+
+Invariant: the sum of the same parts has the same bits however they are dealt to ranks. May import: errors, collectives.
+Read next: data_parallel.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .collectives import all_reduce
+from .communicator import Communicator
+
+WIDTH = 62              # bits of magnitude: sums of all parts fit into int64 with its sign
+
+
+def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: int) -> np.ndarray:
+    """The sum of `count` arrays of one shape, of which this rank holds `parts`; the same bits for every number of ranks.
+
+    Every element becomes round(x 2^s) in int64, s from the largest magnitude among all parts of all ranks, so that `count` of them cannot
+    overflow; integers are added, and the sum is rounded once to the parts' dtype. Error: at most count 2^-(62 - log2 count) of that
+    magnitude, below float64's own for float32 parts. An infinity or NaN anywhere makes every element of the sum NaN.
+    Cost: 8 bytes an element on the wire. Source: Demmel and Nguyen, Fast reproducible floating-point summation, ARITH 2013 (the idea).
+
+    >>> from adjoint.distributed.communicator import Alone
+    >>> exact_sum([np.array([1e8, 1.0], np.float32), np.array([-1e8, 2.0], np.float32)], Alone(), 2)
+    array([0., 3.], dtype=float32)
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = np.array([max([np.max(np.abs(x), initial=0.0) for x in parts], default=0.0)], np.float64)
+        all_reduce(largest, communicator, combine=np.maximum)
+    dtype, shape = parts[0].dtype, parts[0].shape
+    if not np.isfinite(largest[0]):
+        return np.full(shape, np.nan, dtype)
+    exponent = WIDTH - int(count).bit_length() - int(np.frexp(largest[0])[1])
+    total = np.zeros(shape, np.int64)
+    for x in parts:
+        total += np.rint(np.ldexp(x.astype(np.float64), exponent)).astype(np.int64)
+    all_reduce(total, communicator)
+    return np.ldexp(total.astype(np.float64), -exponent).astype(dtype)

@@ -1,0 +1,154 @@
+"""Data parallelism: n ranks train as one process does; exact sums make that hold to the bit."""
+
+import numpy as np
+import pytest
+
+import adjoint as ad
+from adjoint import nn, optim, train
+from adjoint.distributed import Alone, agree, exact_sum, make_step, run_threads
+from adjoint.distributed.data_parallel import layout_of, packed, unpacked
+from adjoint.errors import CommunicationError, ConfigError, ShapeError
+from adjoint.tree import flatten
+
+BATCH = 24
+
+
+def network(dtype=np.float64, seed=0, p=0.0):
+    rng = np.random.default_rng(seed)
+    return nn.Sequential(nn.Linear(6, 16, rng=rng, dtype=dtype), np.tanh, nn.Dropout(p), nn.Linear(16, 3, rng=rng, dtype=dtype))
+
+
+def examples(steps, dtype=np.float64):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((steps, BATCH, 6)).astype(dtype)
+    return x, np.argmax(x[..., :3] + x[..., 3:] ** 2, axis=-1)
+
+
+def deal(n, sizes=None):
+    """Rows of each rank."""
+    sizes = sizes or [BATCH // n] * n
+    ends = np.cumsum(sizes)
+    return [slice(int(e - s), int(e)) for s, e in zip(sizes, ends, strict=True)]
+
+
+def train_on(n, steps, *, dtype=np.float64, sizes=None, p=0.0, compiled=False, **options):
+    """The parameters and losses of every rank after some steps."""
+    x, y, rows = *examples(steps, dtype), deal(n, sizes)
+    rule = optim.adam(1e-2)
+
+    def program(c):
+        model = network(dtype, seed=c.rank, p=p)                 # every rank begins differently: rank 0's model is handed round
+        model, state = agree(c, model, rule.init(model))
+        step, losses = make_step(nn.cross_entropy, rule, c, compiled=compiled, **options), []
+        for k in range(steps):
+            own = rows[c.rank]
+            model, state, loss, _, _ = step(model, state, x[k, own], y[k, own], np.array([5, k]) if p else None)
+            losses.append(float(loss))
+        return flatten(ad.copy(model))[0], losses
+    return run_threads(n, program, seconds=30)
+
+
+def one_process(steps, dtype=np.float64):
+    x, y = examples(steps, dtype)
+    rule, model = optim.adam(1e-2), network(dtype)
+    step, state = train.make_step(nn.cross_entropy, rule, compiled=False), rule.init(model)
+    for k in range(steps):
+        model, state, *_ = step(model, state, x[k], y[k])
+    return flatten(model)[0]
+
+
+@pytest.mark.mission(60)
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_n_ranks_train_as_one_process(n, figure):
+    found, expected = train_on(n, 200), one_process(200)
+    for parameters, _ in found:
+        worst = max(np.abs(a - b).max() for a, b in zip(parameters, expected, strict=True))
+        figure.equal(worst, 0.0, abs=1e-10)
+    assert all(a.tobytes() == b.tobytes() for ps, _ in found for a, b in zip(ps, found[0][0], strict=True))
+    assert found[0][1] == found[-1][1] and found[0][1][-1] < 0.8 * found[0][1][0]
+
+
+def test_one_step_in_float32():
+    for parameters, _ in train_on(3, 1, dtype=np.float32):
+        for a, b in zip(parameters, one_process(1, np.float32), strict=True):
+            assert a.dtype == np.float32 and np.abs(a - b).max() <= 1e-6
+
+
+def test_ranks_with_different_batches_weigh_by_examples():
+    for parameters, _ in train_on(3, 20, sizes=[4, 15, 5]):
+        for a, b in zip(parameters, one_process(20), strict=True):
+            assert np.abs(a - b).max() <= 1e-10
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_sums_give_the_same_bits_for_every_number_of_ranks(dtype):
+    runs = {n: train_on(n, 12, dtype=dtype, p=0.3, exact_reduce=True) for n in (1, 2, 3, 4, 6)}
+    for found in runs.values():
+        for parameters, losses in found:
+            assert losses == runs[1][0][1]
+            assert all(a.tobytes() == b.tobytes() for a, b in zip(parameters, runs[1][0][0], strict=True))
+    plain = [a.tobytes() for a in train_on(3, 12, dtype=np.float32)[0][0]]
+    assert plain != [a.tobytes() for a in train_on(4, 12, dtype=np.float32)[0][0]]         # without them the bits do differ
+
+
+def test_compiled_halves_and_small_buckets_change_nothing():
+    eager, small = train_on(2, 5), train_on(2, 5, bucket_bytes=64)
+    native = train_on(2, 5, compiled=True)
+    for (a, _), (b, _), (c, _) in zip(eager, small, native, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+        assert all(np.allclose(x, y, rtol=1e-9, atol=1e-12) for x, y in zip(a, c, strict=True))
+
+
+def test_an_exact_sum_does_not_depend_on_order_or_on_how_parts_are_dealt():
+    rng = np.random.default_rng(0)
+    parts = list((rng.standard_normal((12, 50)) * 10.0 ** rng.integers(-20, 20, (12, 50))).astype(np.float32))
+    expected = exact_sum(parts, Alone(), 12)
+    assert np.array_equal(exact_sum(parts[::-1], Alone(), 12), expected)
+    for n in (2, 3, 4, 6, 12):
+        for found in run_threads(n, lambda c, n=n: exact_sum(parts[c.rank::n], c, 12), seconds=10):
+            assert found.tobytes() == expected.tobytes()
+    truth = np.sum(np.array(parts, np.longdouble), axis=0)
+    assert np.abs(expected - truth).max() <= 2.0 ** -24 * np.abs(truth).max() + 12 * 2.0 ** -58 * np.abs(parts).max()
+
+
+def test_what_is_not_finite_is_not_finite_on_every_rank():
+    assert np.isnan(exact_sum([np.array([1.0, np.inf]), np.ones(2)], Alone(), 2)).all()
+
+    def program(c):
+        rule, model = optim.sgd(0.1), network()
+        step = make_step(nn.squared_error, rule, c, compiled=False)
+        x = np.full((4, 6), np.nan if c.rank == 1 else 1.0)
+        after, _, _, _, finite = step(model, rule.init(model), x, np.zeros((4, 3)))
+        return bool(finite), np.array_equal(after[0].weight, model[0].weight)
+    assert run_threads(3, program, seconds=10) == [(False, True)] * 3
+
+
+def test_buckets_hold_every_gradient_in_reverse_order():
+    tree = {"a": np.arange(3.0), "b": np.arange(4.0).reshape(2, 2), "c": np.arange(5, dtype=np.float32)}
+    layout = layout_of(tree, 48)
+    assert layout.buckets == ((2,), (1,), (0,))
+    again = unpacked(packed(tree, layout), layout)
+    assert all(np.array_equal(again[k], tree[k]) and again[k].dtype == tree[k].dtype for k in tree)
+
+
+def test_other_models_are_refused_on_every_rank():
+    def program(c):
+        rng = np.random.default_rng(0)
+        model = nn.Linear(3, 2 + (c.rank == 1), rng=rng)
+        with pytest.raises(CommunicationError, match=rf"different models or optimizers: rank {c.rank} of 3 has 2 arrays"):
+            agree(c, model, ())
+        return True
+    assert run_threads(3, program, seconds=10) == [True] * 3
+
+
+def test_bad_arguments():
+    with pytest.raises(ConfigError, match="12 shards cannot be dealt evenly to 5 ranks"):
+        run = lambda c: make_step(nn.squared_error, optim.sgd(0.1), c, exact_reduce=True)
+        try:
+            run_threads(5, run, seconds=5)
+        except CommunicationError as error:
+            raise error.__cause__ from None
+    rule, model = optim.sgd(0.1), network()
+    step = make_step(nn.squared_error, rule, Alone(), exact_reduce=True, compiled=False)
+    with pytest.raises(ShapeError, match="7 examples of rank 0 are not 12 equal shards"):
+        step(model, rule.init(model), np.ones((7, 6)), np.ones((7, 3)))
