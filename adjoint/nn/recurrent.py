@@ -15,20 +15,11 @@ import numpy as np
 from ..core.aval import aval_of
 from ..errors import ConfigError, ShapeError, explain
 from ..primitives.special import logistic
+from ..transforms.control import scan
 from . import init
 from .dropout import dropout as _dropout
 from .module import Module, inline
 from .random import split
-
-
-def scan(body: Callable, carry: Any, xs: tuple, *, reverse: bool = False) -> tuple:
-    """(last carry, outputs) of body(carry, x) -> (carry, y) over the leading axis of xs, unrolled."""
-    times = range(len(xs[0]))
-    ys: dict[int, Any] = {}
-    for t in reversed(times) if reverse else times:
-        carry, ys[t] = body(carry, tuple(x[t] for x in xs))
-    return carry, np.stack([ys[t] for t in times])
-
 
 # ------------------------------------------------------------------------------------------------ one step of each kind
 
