@@ -67,7 +67,8 @@ def quick(folder: Path) -> Quick:
 
 def sources() -> list[Any]:
     """Both model trees, the loss and the optimizer; layers as small as they can be, since only their classes are looked at."""
-    return [example.AlexNet, example.AlexNet2012, example.losses, nn.cross_entropy, optim.sgd(RATE, momentum=0.9, weight_decay=5e-4)]
+    return [example.AlexNet, example.AlexNet2012, example.losses, nn.cross_entropy, nn.training, nn.absorb,
+            optim.sgd(RATE, momentum=0.9, weight_decay=5e-4)]
 
 
 TARGET = Target(

@@ -102,8 +102,8 @@ def quick(folder: Path) -> Quick:
 def sources() -> list[Any]:
     """The model tree, the loss and the optimizer."""
     schedule = optim.schedules.warmup(5, optim.schedules.cosine(RATE, 10))
-    return [example.ResNet20(rng=np.random.default_rng(0)), example.steps, nn.cross_entropy,
-            optim.sgd(schedule, momentum=0.9, weight_decay=1e-4)]
+    return [example.ResNet20(rng=np.random.default_rng(0)), example.steps, nn.cross_entropy, nn.training,
+            nn.absorb, optim.sgd(schedule, momentum=0.9, weight_decay=1e-4)]
 
 
 TARGET = Target(

@@ -115,6 +115,37 @@ def target(name: str) -> Target:
     return importlib.import_module(f"evidence.{name}").TARGET
 
 
+class Enough(Exception):
+    """Ends a training from its progress function."""
+
+
+def beginning(train: Callable[..., Any], *arguments: Any, most: int, **options: Any) -> list[float]:
+    """The losses of the first steps of train(..., progress=): the schedule is that of the whole run, which then ends early."""
+    losses: list[float] = []
+
+    def progress(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step == most:
+            raise Enough
+    try:
+        train(*arguments, progress=progress, **options)
+    except Enough:
+        pass
+    return losses
+
+
+def saying(say: Say, name: str, most: int) -> Callable[[int, float], None]:
+    """A progress function that says the mean loss about ten times."""
+    recent: list[float] = []
+
+    def progress(step: int, loss: float) -> None:
+        recent.append(loss)
+        if every(step, most):
+            say(f"{name}, step {step} of {most}: loss {math.fsum(recent) / len(recent):.4f}")
+            recent.clear()
+    return progress
+
+
 def every(step: int, most: int, lines: int = 10) -> bool:
     """Whether progress is said at this step: about `lines` times in all."""
     return step == most or step % max(1, most // lines) == 0

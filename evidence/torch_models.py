@@ -134,3 +134,46 @@ def predictions(module: nn.Module, x: np.ndarray, block: int = 500) -> np.ndarra
 def parameters(module: nn.Module) -> int:
     """How many numbers the module learns."""
     return sum(p.numel() for p in module.parameters())
+
+
+class GPTAttention(nn.Module):
+    """examples/gpt.py Attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.heads = heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        query, key, value = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in self.c_attn(x).chunk(3, 2))
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class GPTBlock(nn.Module):
+    """examples/gpt.py Block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
+        self.attn = GPTAttention(width, heads)
+        self.c_fc, self.c_proj = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.c_proj(F.gelu(self.c_fc(self.ln_2(x))))
+
+
+class GPT(nn.Module):
+    """examples/gpt.py GPT."""
+
+    def __init__(self, symbols: int = 65, layers: int = 4, heads: int = 4, width: int = 128, context: int = 64) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(symbols, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(GPTBlock(width, heads) for _ in range(layers)))
+        self.ln_f = nn.LayerNorm(width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.wte(x) + self.wpe.weight[:x.shape[1]]
+        return self.ln_f(self.blocks(h)) @ self.wte.weight.T
