@@ -19,7 +19,7 @@ from ..core.primitive import TABLE
 from ..core.trace import trace_graph
 from ..dtypes import INT64
 from ..primitives.kinds import Contract, Scalar, Strided, full
-from .hoist import inside
+from .hoist import around_loops, inside, is_control
 from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
@@ -27,7 +27,8 @@ Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
 
 def simplify(graph: Graph) -> Graph:
     """All passes, in order; bodies of loops and branches first."""
-    graph = inside(graph, simplify)
+    if any(map(is_control, graph.nodes)):
+        graph = inside(around_loops(drop_unused(inside(graph, simplify))), simplify)
     for one_pass in (identities, share, fold_scalars, plain_scale, identities, look_ups, swap_products, share, drop_unused):
         graph = one_pass(graph)
     return graph

@@ -36,7 +36,7 @@ def number(ufunc: Callable, x: Any, y: Any) -> Any:
     return z.item() if type(x) in _PYTHON and type(y) in _PYTHON else z
 
 
-@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: t)), operator=True,
+@elementwise(partials=(along(lambda t, z, x, y: t), along(lambda t, z, x, y: t)), operator=True, sums=True,
              lower=lambda e, x, y: e.add(x, y) if x.dtype.kind != "b" else e.or_(x, y))
 def add(x, y):
     """Sum: z = x + y."""

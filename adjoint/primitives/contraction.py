@@ -85,6 +85,12 @@ def swapped_dot(x: Aval, w: Aval, *, contract: Axes, batch: Axes) -> tuple[dict,
     return {"contract": contract[::-1], "batch": batch[::-1]}, order
 
 
+def summed_dot(*, contract: Axes, batch: Axes) -> dict:
+    """The params with which dot of two arrays with one more axis in front, the same in both, is the sum of dots along it."""
+    shift = lambda axes: tuple(a + 1 for a in axes)
+    return {"contract": tuple((0, *shift(axes)) for axes in contract), "batch": tuple(map(shift, batch))}
+
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -109,8 +115,8 @@ def _dot_samples(rng: np.random.Generator) -> list:
     return [((rng.standard_normal(s), rng.standard_normal(t)), {"contract": c, "batch": b}) for s, t, c, b in cases]
 
 
-@bilinear(shape=_dot_shape, transposes=(_dot_x, _dot_w), batch=_dot_batch, lowering=Contract(dot_letters), swapped=swapped_dot,
-          samples=_dot_samples)
+@bilinear(shape=_dot_shape, transposes=(_dot_x, _dot_w), batch=_dot_batch, lowering=Contract(dot_letters),
+          swapped=swapped_dot, summed=summed_dot, samples=_dot_samples)
 def dot(x, w, *, contract, batch):
     """y[batch, free of x, free of w] = sum over the contracted axes of x w. contract and batch pair axes of x with axes of w."""
     (xc, wc), (xb, wb) = contract, batch

@@ -168,7 +168,7 @@ def _assign_samples(rng: np.random.Generator) -> list:
 
 
 @linear(shape=lambda x, v, *, bounds: Aval(x.shape, x.dtype), transposes=_assign_slice_transpose, batch=_assign_slice_batch,
-        lowering=General(_assign_slice_lower), samples=_assign_samples, selects=True)
+        lowering=General(_assign_slice_lower), samples=_assign_samples, selects=True, places=True)
 def assign_slice(x, v, *, bounds):
     """A copy of x with the elements of a slice replaced by v (of exactly the slice's shape): what x[...] = v means."""
     y = np.array(x)
@@ -213,7 +213,7 @@ def _concatenate_samples(rng: np.random.Generator) -> list:
 
 
 @linear(shape=_concatenate_shape, transposes=_concatenate_transpose, batch=_concatenate_batch,
-        lowering=General(_lower_concatenate), prepare=promote_arrays, samples=_concatenate_samples, selects=True)
+        lowering=General(_lower_concatenate), prepare=promote_arrays, samples=_concatenate_samples, selects=True, joins=True)
 def concatenate(*xs, axis):
     """Arrays joined along an existing axis (not negative); its transpose cuts the cotangent into the same pieces."""
     return np.concatenate(xs, axis=axis)
