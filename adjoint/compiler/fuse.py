@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 from ..core.graph import Graph, Node, Var
 from ..errors import NoLowering, explain
-from ..primitives.kinds import Contract, Control, General, Reduce, Scalar, Strided
+from ..primitives.kinds import Contract, Control, Convolve, General, Reduce, Scalar, Strided
+
+PRODUCTS = ("contract", "convolve")      # kinds of kernels that take an epilogue
 
 
 @dataclass(eq=False)
 class Group:
-    """Nodes of one kernel. kind: "map" (elementwise), "reduce", "contract", "general", "control", "view" (no kernel at all)."""
+    """Nodes of one kernel. kind: "map" (elementwise), "reduce", "contract", "convolve", "general", "control", "view" (no kernel)."""
 
     kind: str
     nodes: list[Node]
@@ -51,8 +53,8 @@ class Uses:
 def kind_of(node: Node) -> str:
     """The kind of kernel a node's lowering record asks for, or NoLowering."""
     record = node.primitive.lowering
-    for cls, kind in ((Scalar, "map"), (Strided, "view"), (Reduce, "reduce"), (Contract, "contract"), (General, "general"),
-                      (Control, "control")):
+    for cls, kind in ((Scalar, "map"), (Strided, "view"), (Reduce, "reduce"), (Contract, "contract"), (Convolve, "convolve"),
+                      (General, "general"), (Control, "control")):
         if isinstance(record, cls):
             return kind
     raise NoLowering(explain(f"{node.primitive.name} has no native code yet.", where=node.where or None,
@@ -80,7 +82,7 @@ def fuse(graph: Graph, late: frozenset[Var] = frozenset()) -> list[Group]:
             open_maps[key] = Group("map", [], levels[node], late=node in tail)
             groups.append(open_maps[key])
         open_maps[key].nodes.append(node)
-    return _attach_epilogues(sorted(groups, key=lambda g: (g.level, g.kind == "contract")), uses, tail)
+    return _attach_epilogues(sorted(groups, key=lambda g: (g.level, g.kind in PRODUCTS)), uses, tail)
 
 
 def _levels(graph: Graph, kinds: dict[Node, str], inlined: dict[Node, list[Node]]) -> dict[Node, int]:
@@ -157,7 +159,7 @@ def _attach_epilogues(groups: list[Group], uses: Uses, tail: set[Node]) -> list[
     made_in = {v: g for g in groups for n in g.all_nodes() for v in n.outs}
     gone: set[Group] = set()
     for group in groups:
-        if group.kind != "contract":
+        if group.kind not in PRODUCTS:
             continue
         result = group.head.outs[0]
         for reader in dict.fromkeys(made_in.get(r.outs[0]) for r in uses.readers[result]):

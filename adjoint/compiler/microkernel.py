@@ -3,7 +3,8 @@
 C[r, :] += sum over k of A[r, k] B[k, :] for `rows` x (`vectors` x lanes) elements. All strides are arguments in bytes:
 one function serves every layout of A (plain, transposed, packed) and B (packed, in place), and all calls of a module. It
 has no masks: rows past the last are clamped onto it (they recompute and store the same values), and tiles that C cannot
-take whole go through a buffer. May import: llvmlite, flow.py, target.py. Read next: product.py.
+take whole go through a buffer. The window kernel is the same with tables: where each row of A begins, and where the blocks of
+a sum lie, through which it keeps its sums in registers. May import: llvmlite, flow.py, target.py. Read next: product.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from .target import Target, mark
 
 # void(a, b, c, k, a_row, a_step, b_step, c_row, rows, resume, ahead, ahead_step)
 KERNEL_TYPE = ir.FunctionType(VOID, [PTR, PTR, PTR, *[I64] * 6, I1, PTR, I64])
+
+# void(a, rows, b, blocks, count, terms, a_step, b_step, c, resume)
+WINDOW_TYPE = ir.FunctionType(VOID, [PTR, PTR, PTR, PTR, *[I64] * 4, PTR, I1])
 
 GROUP = 4                # steps of k between two requests for memory ahead
 ASK = 2                  # lines of 64 bytes in one request
@@ -78,8 +82,26 @@ def microkernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile) 
     return function
 
 
+def window_kernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile) -> ir.Function:
+    """The function of WINDOW_TYPE for this tile: C[r, :] += sum over blocks, then over the terms of each, of A[r, k] B[k, :].
+
+    rows: for every row of the tile how many bytes after `a` it begins; blocks: `count` pairs, how many bytes after the rows of A
+    and after `b` each block begins; inside it A and B advance by a_step and b_step. C is a buffer of whole rows.
+    """
+    name = f"window_kernel_{np.dtype(dtype).name}_{tile.rows}x{tile.vectors}"
+    if name in module.globals:
+        return module.globals[name]
+    function = mark(ir.Function(module, WINDOW_TYPE, name), target)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    _WindowEmission(function, target, dtype, tile).emit()
+    return function
+
+
 class _Emission:
     """One microkernel while it is written: entry, (resume), groups of k, in each a loop over k, finish."""
+
+    a_step_argument = 5
 
     def __init__(self, function: ir.Function, target: Target, dtype: np.dtype, tile: Tile) -> None:
         self.function, self.tile = function, tile
@@ -149,7 +171,7 @@ class _Emission:
         outer: list[ir.Value],
     ) -> list[ir.Value]:  # fmt: skip
         """`count` steps of k: each one column of A times one row of B, an outer product of registers."""
-        a_step, b_step = self.function.args[5:7]
+        a_step, b_step = self.function.args[self.a_step_argument : self.a_step_argument + 2]
         builder.position_at_end(loop)
         left, a_offset, b_row, *sums = phis = [_phi(builder, (value, before)) for value in (count, *outer)]
         columns = [self._load(builder, b_row, v) for v in range(self.tile.vectors)]
@@ -177,6 +199,45 @@ class _Emission:
 
     def _load(self, builder: ir.IRBuilder, row: ir.Value, v: int) -> ir.Value:
         return builder.load(self._place(builder, row, v), typ=self.vector, align=self.align)
+
+
+class _WindowEmission(_Emission):
+    """A window kernel while it is written: entry, (resume), blocks, in each a loop over its terms, finish."""
+
+    a_step_argument = 6
+
+    def emit(self) -> None:
+        a, rows, b, blocks, count, terms, _, _, c, resume = self.function.args
+        names = ("entry", "resume", "ready", "block", "loop", "next", "finish")
+        entry, again, ready, block, loop, following, finish = (self.function.append_basic_block(n) for n in names)
+        builder, row_bytes = ir.IRBuilder(entry), self.tile.vectors * self.lanes * self.align
+        starts = [builder.load(at(builder, rows, i64(8 * r)), typ=I64, align=8) for r in range(self.tile.rows)]
+        self.a_rows = [at(builder, a, start) for start in starts]
+        self.c_rows = [at(builder, c, i64(r * row_bytes)) for r in range(self.tile.rows)]
+        builder.cbranch(resume, again, ready)
+        builder.position_at_end(again)
+        spilled = [self._load(builder, self.c_rows[r], v) for r, v in self.places]
+        builder.branch(ready)
+        builder.position_at_end(ready)
+        zero = ir.Constant(self.vector, None)
+        start = [_phi(builder, (zero, entry), (value, again)) for value in spilled]
+        builder.cbranch(builder.icmp_signed("<", i64(0), count), block, finish)
+        builder.position_at_end(block)
+        left, place, *sums = phis = [_phi(builder, (value, ready)) for value in (count, blocks, *start)]
+        a_offset = builder.load(place, typ=I64, align=8)
+        b_row = at(builder, b, builder.load(at(builder, place, i64(8)), typ=I64, align=8))
+        builder.branch(loop)
+        state = self._accumulate(builder, block, loop, following, terms, [a_offset, b_row, *sums])[2:]
+        builder.position_at_end(following)
+        after = [builder.sub(left, i64(1)), at(builder, place, i64(16)), *state]
+        for phi, value in zip(phis, after, strict=True):
+            phi.add_incoming(value, following)
+        builder.cbranch(builder.icmp_signed("!=", after[0], i64(0)), block, finish)
+        builder.position_at_end(finish)
+        tile = [_phi(builder, (before, ready), (value, following)) for before, value in zip(start, state, strict=True)]
+        for (r, v), value in zip(self.places, tile, strict=True):
+            builder.store(value, self._place(builder, self.c_rows[r], v), align=self.align)
+        builder.ret_void()
 
 
 def _phi(builder: ir.IRBuilder, *incoming: tuple[ir.Value, ir.Block]) -> ir.Value:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..core.graph import Atom, Graph, Literal, Node, Var
+from .convolving import convolution, farthest_first, memory_order, words_of
 from .fuse import Group
 from .loops import FOLD_BLOCK, Contraction, Index, Kernel, Let, Operand, Value
 from .loops import Var as LoopVar
@@ -250,14 +252,11 @@ class Schedule:
             return self._store_empty(group)
         if dtype.kind != "f":
             return self._contract_integers(extents, a, b, self.target(result))
-        cuts = (0, len(roles[0]), len(roles[0]) + len(roles[1]), len(y))
+        ends = (0, len(roles[0]), len(roles[0]) + len(roles[1]), len(y))
+        parts = tuple(tuple(range(*pair)) for pair in itertools.pairwise(ends))
         variables = (LoopVar(), LoopVar(), LoopVar())
         e, accumulator = KernelEmitter(self.lowering), Value(dtype)
-        self._epilogue(e, group, accumulator, variables, cuts)
-        if any(isinstance(s, Let) and s.op.startswith("call") for s in e.statements):      # calls do not fit into the tail of a tile
-            self.stored.add(result)
-            self._contract(Group("contract", group.nodes, group.level))
-            self._map(Group("map", group.epilogue, group.level))
+        if not self._epilogue(e, group, accumulator, variables, parts):
             return
         self.lowering.add(Contraction("contract", dtype, *extents[:3], extents[3], a, b, variables, accumulator, e.statements))
 
@@ -282,11 +281,7 @@ class Schedule:
 
     def _operand(self, atom: Atom, word: str, roles: tuple[str, str, str], sizes: dict, dtype: np.dtype) -> Operand:
         """The operand with its axes merged into three: by permuting, and by a copy where memory does not allow it."""
-        ref = self.materialized(self.place(atom))
-        if ref.dtype != dtype:
-            converted = self.lowering.temporary(dtype, ref.shape)
-            self.lowering.elementwise(ref.shape, [ref], [converted], lambda e, xs: [e.convert(xs[0], dtype)], label="convert")
-            ref = converted
+        ref = self._converted(self.materialized(self.place(atom)), dtype)
         ref = ref.permuted([word.index(c) for role in roles for c in role])
         strides = self._role_strides(ref, roles)
         if None in strides:
@@ -302,25 +297,56 @@ class Schedule:
             at += len(role)
         return strides
 
-    def _epilogue(self, e: KernelEmitter, group: Group, accumulator: Value, variables: tuple, cuts: tuple) -> None:
-        """Stores of the result and of the map group fused behind it, in the variables (batch, m, n)."""
+    def _convolve(self, group: Group) -> None:
+        node, result = group.head, group.head.outs[0]
+        if result.aval.size == 0:
+            return self._store_empty(group)
+        words = words_of(node.primitive.lowering.spec(*[a.aval for a in node.inputs], **node.params), node.inputs, result)
+        x, w = (self._converted(self.materialized(self.place(a)), result.aval.dtype) for a in node.inputs)
+        free = words.free
+        if not group.epilogue and result not in self.targets:
+            free = farthest_first(free, words, x)
+            self.targets[result] = memory_order(self.lowering, words, free, result.aval.dtype)
+        step, e = convolution(self.lowering, words, x, w, free, result.aval.dtype), KernelEmitter(self.lowering)
+        parts = tuple(tuple(words.y.index(c) for c in part) for part in (words.batch, free, words.n))
+        if self._epilogue(e, group, step.accumulator, step.variables, parts):
+            self.lowering.add(replace(step, epilogue=e.statements))
+
+    def _converted(self, ref: Ref, dtype: np.dtype) -> Ref:
+        if ref.dtype == dtype:
+            return ref
+        converted = self.lowering.temporary(dtype, ref.shape)
+        self.lowering.elementwise(ref.shape, [ref], [converted], lambda e, xs: [e.convert(xs[0], dtype)], label="convert")
+        return converted
+
+    def _epilogue(self, e: KernelEmitter, group: Group, accumulator: Value, variables: tuple, parts: tuple) -> bool:
+        """Stores of the result and of the map group fused behind it, in the variables (batch, m, n), each an axis or several that merge.
+
+        False where the group had to be run in two: calls do not fit into the tail of a tile.
+        """
         result = group.head.outs[0]
         shape = result.aval.shape
         body = MapBody(self, group.epilogue, shape, given={result: accumulator}, own=[result] if result in self.stored else [],
-                       prepare=lambda place: self._three_strides(place, shape, cuts))
-        columns = [self._cut(c, shape, cuts) for c in body.columns()]
+                       prepare=lambda place: self._three_strides(place, shape, parts))
+        columns = [self._cut(c, shape, parts) for c in body.columns()]
         loads = len(columns) - len(body.stores)
         columns[loads:] = [[s or 1 for s in c] for c in columns[loads:]]     # an axis of one element: lanes beyond it are masked
         body.emit(e, columns, variables)
+        if not any(isinstance(s, Let) and s.op.startswith("call") for s in e.statements):
+            return True
+        self.stored.add(result)
+        self.run(Group(group.kind, group.nodes, group.level))
+        self._map(Group("map", group.epilogue, group.level))
+        return False
 
-    def _three_strides(self, place: Place, shape: tuple, cuts: tuple) -> Place:
-        if isinstance(place, Ref) and None in self._cut(place.expanded(shape).strides, shape, cuts):
+    def _three_strides(self, place: Place, shape: tuple, parts: tuple) -> Place:
+        if isinstance(place, Ref) and None in self._cut(place.expanded(shape).strides, shape, parts):
             return self.compact(place.expanded(shape))
         return place
 
     @staticmethod
-    def _cut(strides: Sequence[int], shape: tuple, cuts: tuple) -> list:
-        return [merged_stride(shape[i:j], strides[i:j]) for i, j in itertools.pairwise(cuts)]     # None: no single stride
+    def _cut(strides: Sequence[int], shape: tuple, parts: tuple) -> list:
+        return [merged_stride([shape[i] for i in part], [strides[i] for i in part]) for part in parts]     # None: no single stride
 
 
 class MapBody:

@@ -13,7 +13,7 @@ import numpy as np
 from ..core.aval import Aval, aval_of
 from ..core.primitive import bind
 from ..errors import DtypeError, ShapeError, explain
-from .kinds import General, bilinear, move_front
+from .kinds import Convolve, bilinear, move_front
 from .structure import permute, reshape, slice_
 
 Sizes = tuple[int, ...]
@@ -119,31 +119,12 @@ def _parted(shape: Sizes, axis: int, count: int) -> Sizes:
 # ------------------------------------------------------------------------------------------------ native code
 
 
-def _lower_convolve(e: Any, inputs: tuple, outputs: tuple, *, stride: Sizes, padding: Padding, dilation: Sizes, spread: Sizes) -> None:
-    """Plain loops over a padded copy: every element of the result is a serial sum over window and channels."""
-    (x, w), (y,), rank = inputs, outputs, len(stride)
-    sizes = [max(1, reach(n, f) + low + high) for n, f, (low, high) in zip(x.shape[1:], spread, padding, strict=False)]
-    room = e.temporary(y.dtype, (x.shape[0], *sizes, *x.shape[1 + rank:]))
-    e.fill(room, 0.0)
-    ends = [(max(0, -(low // f)), n, low, f, size) for n, f, (low, _), size in zip(x.shape[1:], spread, padding, sizes, strict=False)]
-    counts = [max(0, min(n - first, -((low + first * f - size) // f))) for first, n, low, f, size in ends]
-    inside = [(0, x.shape[0], 1)] + [(first, first + count, 1) for (first, *_), count in zip(ends, counts, strict=True)]
-    into = [(0, x.shape[0], 1)] + [(low + first * f, low + first * f + (count - 1) * f + 1 if count else low + first * f, f)
-                                   for (first, _, low, f, _), count in zip(ends, counts, strict=True)]
-    rest = [(0, n, 1) for n in x.shape[1 + rank:]]
-    e.copy(x.sliced([*inside, *rest]), room.sliced([*into, *rest]))
-    steps = room.strides[1:1 + rank]
-    windows = room.with_view((room.offset, (*y.shape[:1 + rank], *w.shape[:rank], *x.shape[1 + rank:]), (
-        room.strides[0], *(n * s for n, s in zip(steps, stride, strict=True)), *(n * d for n, d in zip(steps, dilation, strict=True)),
-        *room.strides[1 + rank:])))
-    with e.kernel(y.shape) as (loop, (b, *places, g, c)):
-        def term(taps: list, total: Any, left: Sizes) -> list:
-            if left:
-                return list(loop.carry(left[0], [total], lambda t, inner: term([*taps, t], inner, left[1:])))
-            *window, i = taps
-            return [loop.fma(loop.get(windows, b, *places, *window, g, i), loop.get(w, *window, g, i, c), total)]
-        total, = term([], loop.const(0.0, y.dtype), (*w.shape[:rank], w.shape[-2]))
-        loop.put(y, b, *places, g, c, value=total)
+def _convolve_words(x: Aval, w: Aval, *, stride: Sizes, padding: Padding, dilation: Sizes, spread: Sizes) -> tuple[str, str, str, tuple]:
+    """The letters of [batch, *space, groups, in], [*window, groups, in, out] and the result, and how the window walks."""
+    rank = len(stride)
+    space, window, places = (first[:rank] for first in ("hijklm", "rstuvw", "HIJKLM"))
+    walks = zip(space, places, window, stride, dilation, (low for low, _ in padding), spread, strict=True)
+    return f"b{space}gc", f"{window}gco", f"b{places}go", tuple(walks)
 
 
 # ------------------------------------------------------------------------------------------------ the row
@@ -209,8 +190,8 @@ def _by_places(y: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Sizes, dilat
         y[(slice(None), *place)] = np.moveaxis(np.matmul(left, right), 0, 1)
 
 
-@bilinear(shape=_convolve_shape, transposes=(_convolve_x, _convolve_w), batch=_convolve_batch, lowering=General(_lower_convolve),
-           samples=_convolve_samples)
+@bilinear(shape=_convolve_shape, transposes=(_convolve_x, _convolve_w), batch=_convolve_batch, lowering=Convolve(_convolve_words),
+          samples=_convolve_samples)
 def convolve(x, w, *, stride, padding, dilation, spread):
     """y[b, o, g, c] = sum over t and i of z[b, o stride + t dilation, g, i] w[t, g, i, c], where z is x spread and padded.
 

@@ -1,0 +1,249 @@
+"""Convolution: tiles of C from A read in place, by the same microkernels as the matrix product, with tables of rows and of blocks.
+
+One function serves all convolutions of a module with as many free axes. A work item is (batch element, chunk of rows or span, panel of
+columns), panels fastest. Every element of C is summed serially over k with fma from zero: pieces, chunks and parts never change a bit.
+May import: llvmlite, loops, flow, target, microkernel, convplan, matmul. Read next: pieces.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import llvmlite.ir as ir
+
+from .convplan import SEGMENT, ConvPlan, plan_convolution, row_words
+from .flow import (
+    BYTE,
+    I1,
+    I64,
+    PTR,
+    VOID,
+    Fields,
+    at,
+    call_pointer,
+    counted_loop,
+    element_type,
+    i64,
+    lanes_below,
+    minimum,
+    record,
+    times,
+)
+from .loops import Convolution
+from .matmul import COST_OF_CYCLE, STEP_TYPE, EmitEpilogue, Step
+from .microkernel import WINDOW_TYPE, window_kernel
+from .product import EmitPoll
+from .target import Target, mark
+
+SHAPE = ("panels", "wide_panels", "chunks", "n", "a_batch", "b_batch", "turns", "a_turn", "b_turn", "buffered")
+PANELS = ("rows", "width", "first_column", "tile_row", "b_panel")
+SPAN = ("begin", "end", "chunks")
+RANGE = ("begin", "blocks", "terms")
+# void(buffers, b, m of every row, rows, n, columns, tile, tile_row): the epilogue over rows x columns elements of a buffered tile.
+EPILOGUE_TYPE = ir.FunctionType(VOID, [PTR, I64, PTR, I64, I64, I64, PTR, I64])
+# void(begin, end, control, buffers, tile, rows, ms, epilogue, a, b, shape, spans, segments, blocks, ranges, then kernel and record
+# of wide and of narrow panels)
+TILES_TYPE = ir.FunctionType(VOID, [I64, I64, *[PTR] * 17])
+
+
+def lower_convolution(module: ir.Module, c: Convolution, emit_epilogue: EmitEpilogue, target: Target,
+                      emit_poll: EmitPoll | None = None) -> tuple[Step, ...]:
+    """The function of a convolution, added to `module`. See matmul.EmitEpilogue, product.EmitPoll."""
+    plan = plan_convolution(c, target)
+    epilogue = _emit_epilogue_function(module, plan, emit_epilogue)
+    function = mark(ir.Function(module, STEP_TYPE, module.get_unique_name(c.name)), target)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    buffers, begin, end, _, control = function.args
+    tile, rows, ms = (builder.alloca(ir.ArrayType(BYTE, size)) for size in (plan.tile_bytes, 8 * plan.table_rows, 8 * plan.table_rows))
+    tile.align = 64
+    a, b = (builder.load(at(builder, buffers, i64(8 * operand.buffer)), typ=PTR, align=8) for operand in (c.a, c.b))
+    segments, blocks, ranges = plan.segment_words()
+    tables = [_table(module, c.name, words) for words in (plan.span_words(), segments, blocks, ranges)]
+    shape = record(module, c.name + "_shape", plan.shape_record())
+    arguments = [begin, end, control, buffers, tile, rows, ms, epilogue, a, b, shape, *tables]
+    for each in (plan.wide if plan.wide_panels else plan.narrow, plan.narrow if plan.narrow_panels else plan.wide):
+        arguments += [window_kernel(module, target, c.dtype, each), record(module, c.name + "_panels", plan.panels_record(each))]
+    builder.call(_tiles_function(module, target, len(c.free), emit_poll), arguments)
+    builder.ret_void()
+    return (Step(function, plan.extent, COST_OF_CYCLE * plan.cycles),)
+
+
+def _table(module: ir.Module, name: str, words: list[int]) -> ir.GlobalVariable:
+    return record(module, name + "_table", dict(enumerate(words or [0])))
+
+
+def _emit_epilogue_function(module: ir.Module, plan: ConvPlan, emit_epilogue: EmitEpilogue) -> ir.Function:
+    """The function of EPILOGUE_TYPE of this convolution."""
+    c = plan.convolution
+    function = mark(ir.Function(module, EPILOGUE_TYPE, module.get_unique_name(c.name + "_epilogue")), plan.target)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    buffers, b, ms, rows, n, columns, tile, tile_row = function.args
+    vector = ir.VectorType(element_type(c.dtype), plan.lanes)
+    with counted_loop(builder, i64(0), rows) as row:
+        line = at(builder, tile, builder.mul(row, tile_row))
+        m = builder.load(at(builder, ms, times(builder, row, 8)), typ=I64, align=8)
+        with counted_loop(builder, i64(0), columns, plan.lanes) as column:
+            value = builder.load(at(builder, line, times(builder, column, plan.size)), typ=vector, align=plan.size)
+            mask = lanes_below(builder, builder.sub(columns, column), plan.lanes) if c.n % plan.lanes else None
+            emit_epilogue(builder, c, buffers, value, b, m, builder.add(n, column), mask)
+    builder.ret_void()
+    return function
+
+
+def _tiles_function(module: ir.Module, target: Target, free: int, emit_poll: EmitPoll | None) -> ir.Function:
+    """The function of TILES_TYPE for convolutions with this many free axes."""
+    name = f"window_tiles_{free}" + ("_polled" if emit_poll else "")
+    if name in module.globals:
+        return module.globals[name]
+    function = mark(ir.Function(module, TILES_TYPE, name), target)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    _Tiles(function, free, emit_poll)
+    return function
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """The panel of the current work item: its kernel, its record, where it begins in B and in C, its columns."""
+
+    kernel: ir.Value
+    fields: Fields
+    a: ir.Value
+    b: ir.Value
+    batch: ir.Value
+    n: ir.Value
+    columns: ir.Value
+
+
+class _Tiles:
+    """The function while it is written."""
+
+    def __init__(self, function: ir.Function, free: int, emit_poll: EmitPoll | None) -> None:
+        self.builder = builder = ir.IRBuilder(function.append_basic_block("entry"))
+        begin, end, control, self.buffers, self.tile, self.rows, self.ms, self.epilogue, self.a, self.b, shape, *rest = function.args
+        self.spans, self.segments, self.blocks, self.ranges, *self.kernels = rest
+        self.free, self.shape = free, Fields(builder, shape, SHAPE)
+        with counted_loop(builder, begin, end) as item:
+            if emit_poll is not None:
+                with builder.if_then(emit_poll(builder, control)):
+                    builder.ret_void()
+            self.item(item)
+        builder.ret_void()
+
+    def item(self, item: ir.Value) -> None:
+        """One panel of one chunk, or of one span."""
+        builder, shape = self.builder, self.shape
+        rest = builder.udiv(item, shape["panels"])
+        panel = builder.sub(item, builder.mul(rest, shape["panels"]))
+        batch = builder.udiv(rest, shape["chunks"])
+        span, chunk = self.find(builder.sub(rest, builder.mul(batch, shape["chunks"])))
+        chosen = self.choose(panel, batch)
+        with counted_loop(builder, i64(0), shape["turns"]) as turn:
+            with counted_loop(builder, span["begin"], span["end"]) as number:
+                self.segment(chosen, turn, chunk, number)
+
+    def find(self, number: ir.Value) -> tuple[Fields, ir.Value]:
+        """The span of a work item, and which of its chunks."""
+        builder, before = self.builder, self.builder.block
+        look, found = builder.append_basic_block("look"), builder.append_basic_block("found")
+        builder.branch(look)
+        builder.position_at_end(look)
+        place, left = builder.phi(PTR), builder.phi(I64)
+        chunks = Fields(builder, place, SPAN)["chunks"]
+        further, less = at(builder, place, i64(8 * len(SPAN))), builder.sub(left, chunks)
+        for phi, first, following in ((place, self.spans, further), (left, number, less)):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, look)
+        builder.cbranch(builder.icmp_signed("<", left, chunks), found, look)
+        builder.position_at_end(found)
+        return Fields(builder, place, SPAN), left
+
+    def choose(self, panel: ir.Value, batch: ir.Value) -> _Panel:
+        """The wide panels come first."""
+        builder, shape = self.builder, self.shape
+        wide = builder.icmp_signed("<", panel, shape["wide_panels"])
+        kernel, words = (builder.select(wide, a, b) for a, b in zip(self.kernels[:2], self.kernels[2:], strict=True))
+        fields = Fields(builder, words, PANELS)
+        number = builder.select(wide, panel, builder.sub(panel, shape["wide_panels"]))
+        n = builder.add(fields["first_column"], builder.mul(number, fields["width"]))
+        columns = minimum(builder, builder.sub(shape["n"], n), fields["width"])
+        first = builder.mul(fields["first_column"], builder.udiv(fields["b_panel"], fields["width"]))
+        b = at(builder, self.b, builder.mul(batch, shape["b_batch"]), first, builder.mul(number, fields["b_panel"]))
+        return _Panel(kernel, fields, at(builder, self.a, builder.mul(batch, shape["a_batch"])), b, batch, n, columns)
+
+    def segment(self, panel: _Panel, turn: ir.Value, chunk: ir.Value, number: ir.Value) -> None:
+        """The rows of a segment that belong to this chunk: one range of blocks after the other."""
+        builder, shape = self.builder, self.shape
+        place = at(builder, self.segments, times(builder, number, 8 * row_words(self.free)))
+        fields = Fields(builder, place, SEGMENT)
+        begin = builder.mul(chunk, fields["chunk_rows"])
+        count = minimum(builder, builder.sub(fields["rows"], begin), fields["chunk_rows"])
+        self.list_rows(fields, place, begin, count, panel.fields["rows"])
+        a = at(builder, panel.a, fields["a"], builder.mul(turn, shape["a_turn"]))
+        b = at(builder, panel.b, fields["b"], builder.mul(turn, shape["b_turn"]))
+        tile = at(builder, self.tile, builder.mul(fields["place"], panel.fields["tile_row"]))
+        last_turn = builder.icmp_signed("==", turn, builder.sub(shape["turns"], i64(1)))
+        with counted_loop(builder, i64(0), fields["range_count"]) as index:
+            words = Fields(builder, at(builder, self.ranges, fields["ranges"], times(builder, index, 8 * len(RANGE))), RANGE)
+            blocks = at(builder, self.blocks, fields["blocks"], words["begin"])
+            resume = builder.icmp_signed("<", i64(0), builder.or_(turn, index))
+            last_range = builder.icmp_signed("==", index, builder.sub(fields["range_count"], i64(1)))
+            arguments = [b, blocks, words["blocks"], words["terms"], fields["a_step"], fields["b_step"]]
+            self.call_rows(panel, a, arguments, tile, resume, count)
+            with builder.if_then(builder.and_(self.is_buffered(), builder.and_(last_turn, last_range))):
+                self.finish(panel, self.ms, count, tile)
+
+    def is_buffered(self) -> ir.Value:
+        return self.builder.trunc(self.shape["buffered"], I1)
+
+    def call_rows(self, panel: _Panel, a: ir.Value, arguments: list[ir.Value], tile: ir.Value, resume: ir.Value, count: ir.Value) -> None:
+        """A call of the microkernel for every few rows."""
+        builder, rows = self.builder, panel.fields["rows"]
+        tile_row = builder.select(self.is_buffered(), panel.fields["tile_row"], i64(0))
+        with counted_loop(builder, i64(0), count, rows) as row:
+            place = at(builder, tile, builder.mul(row, tile_row))
+            listed = times(builder, row, 8)
+            call_pointer(builder, panel.kernel, WINDOW_TYPE, [a, at(builder, self.rows, listed), *arguments, place, resume])
+            with builder.if_then(builder.not_(self.is_buffered())):
+                self.finish(panel, at(builder, self.ms, listed), minimum(builder, builder.sub(count, row), rows), place)
+
+    def finish(self, panel: _Panel, ms: ir.Value, count: ir.Value, tile: ir.Value) -> None:
+        """The epilogue over some rows."""
+        arguments = [self.buffers, panel.batch, ms, count, panel.n, panel.columns, tile, panel.fields["tile_row"]]
+        call_pointer(self.builder, self.epilogue, EPILOGUE_TYPE, arguments)
+
+    def list_rows(self, fields: Fields, place: ir.Value, begin: ir.Value, count: ir.Value, unit: ir.Value) -> None:
+        """Where rows begin .. begin + count of a segment lie in A, and their m; the last is repeated up to a multiple of `unit`."""
+        builder = self.builder
+        axes = [Fields(builder, at(builder, place, i64(8 * (len(SEGMENT) + 3 * i))), ("n", "a", "m")) for i in range(self.free)]
+        number, starts, a, m = builder.add(fields["first"], begin), [], i64(0), fields["m"]
+        for axis in reversed(axes):
+            above = builder.udiv(number, axis["n"])
+            starts.insert(0, builder.sub(number, builder.mul(above, axis["n"])))
+            a, m = (builder.add(sum_, builder.mul(starts[0], axis[name])) for sum_, name in ((a, "a"), (m, "m")))
+            number = above
+        end = builder.mul(builder.udiv(builder.add(count, builder.sub(unit, i64(1))), unit), unit)
+        before = builder.block
+        with counted_loop(builder, i64(0), end) as row:
+            phis = [builder.phi(I64) for _ in (a, m, *starts)]
+            for table, value in ((self.rows, phis[0]), (self.ms, phis[1])):
+                builder.store(value, at(builder, table, times(builder, row, 8)), align=8)
+            carry = builder.zext(builder.icmp_signed("<", builder.add(row, i64(1)), count), I64)
+            for phi, first, value in zip(phis, (a, m, *starts), self.following(axes, phis, carry), strict=True):
+                phi.add_incoming(first, before)
+                phi.add_incoming(value, builder.block)
+
+    def following(self, axes: list[Fields], state: list[ir.Value], carry: ir.Value) -> list[ir.Value]:
+        """The next row: (place in A, m, index along every axis), if carry is 1; the same one if it is 0."""
+        builder, (a, m, *indices) = self.builder, state
+        after: list[ir.Value] = []
+        for axis, index in zip(reversed(axes), reversed(indices), strict=True):
+            index, n = builder.add(index, carry), axis["n"]
+            full = builder.icmp_signed("==", index, n)
+            back = builder.select(full, builder.sub(carry, n), carry)
+            a, m = (builder.add(sum_, builder.mul(back, axis[name])) for sum_, name in ((a, "a"), (m, "m")))
+            after.insert(0, builder.select(full, i64(0), index))
+            carry = builder.zext(full, I64)
+        return [a, m, *after]

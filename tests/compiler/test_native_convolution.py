@@ -1,0 +1,173 @@
+"""Convolutions as native code: the reference's bits for every option, width, split and epilogue; pieces that hold every term once."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ir
+import numpy as np
+import pytest
+from contractions import STEP, emit_epilogue
+from run_native import check_program
+
+import adjoint as ad
+from adjoint.compiler import jit, reference
+from adjoint.compiler.conv import lower_convolution
+from adjoint.compiler.convplan import plan_convolution
+from adjoint.compiler.loops import Convolution, Walk
+from adjoint.compiler.loops_check import check
+from adjoint.compiler.pieces import cut, cut_axis
+from adjoint.compiler.pipeline import build
+from adjoint.compiler.target import host_target
+from adjoint.core.aval import aval_of
+from adjoint.core.trace import trace_graph
+from adjoint.errors import CompileError
+from adjoint.nn import conv, relu
+from adjoint.primitives.convolution import convolve
+from adjoint.transforms.reverse import vjp
+
+KEPT = []                # code that functions of the tests point into
+WIDTHS = [width for width in (64, 32, 16) if width <= host_target().vector_bytes]
+
+
+def options(rank=2, stride=1, padding=0, dilation=1, spread=1):
+    return {"stride": (stride,) * rank, "padding": ((padding, padding),) * rank, "dilation": (dilation,) * rank, "spread": (spread,) * rank}
+
+
+CASES = [  # x, w, options
+    ((2, 9, 8, 1, 3), (3, 3, 1, 3, 16), options(padding=1)),
+    ((2, 6, 5, 1, 20), (3, 3, 1, 20, 70), options()),
+    ((2, 9, 8, 1, 8), (3, 3, 1, 8, 100), options(stride=2, padding=1)),
+    ((70, 4, 6, 1, 2), (3, 3, 1, 2, 16), options(padding=1)),
+    ((2, 7, 7, 1, 4), (2, 2, 1, 4, 33), options(stride=2, padding=-1, dilation=2)),
+    ((2, 4, 5, 2, 5), (3, 3, 2, 5, 17), options(spread=2, padding=2)),
+    ((3, 50, 1, 2), (5, 1, 2, 3), options(rank=1, padding=2)),
+    ((1, 1100, 1, 1), (4, 1, 1, 2), options(rank=1, stride=3)),
+]
+
+
+def passes(x, w, params):
+    """The convolution and both of its transposes."""
+    def function(x, w):
+        y, back = vjp(lambda x, w: convolve(x, w, **params), x, w)
+        return [y, *back(y)]
+    return build(trace_graph(function, [aval_of(x), aval_of(w)]).check(), None).program
+
+
+def convolutions(program):
+    return [step for step in program.steps if isinstance(step, Convolution)]
+
+
+def inputs(program, *arrays):
+    return {number: np.array(arrays[buffer.slot]).ravel() for number, buffer in enumerate(program.buffers) if buffer.role == "input"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_all_passes_have_the_bits_of_the_reference(case, dtype, rng):
+    x_shape, w_shape, params = case
+    x, w = rng.standard_normal(x_shape).astype(dtype), rng.standard_normal(w_shape).astype(dtype)
+    program = passes(x, w, params)
+    check(program)
+    assert len(convolutions(program)) == 3
+    widths = WIDTHS if dtype == "float32" else WIDTHS[:1]
+    check_program(program, inputs(program, x, w), *map(host_target, widths))
+
+
+@pytest.mark.parametrize("case", [((9, 11, 12, 1, 4), (3, 3, 1, 4, 48), options(padding=1)), CASES[5]], ids=str)
+def test_any_split_gives_the_same_bits(case, rng):
+    x_shape, w_shape, params = case
+    x, w = rng.standard_normal(x_shape).astype(np.float32), rng.standard_normal(w_shape).astype(np.float32)
+    program = passes(x, w, params)
+    for step in convolutions(program):
+        alone, (store,) = dataclasses.replace(program, steps=(step,), commit=1), step.epilogue
+        given = {i: rng.standard_normal(each.size).astype(each.dtype) for i, each in enumerate(program.buffers)}
+        buffers = reference.buffers_for(alone, given)
+        expected = [buffer.copy() for buffer in buffers]
+        assert reference.run(alone, expected) == 0
+        functions = parts_of(step)
+        for parts in (1, 2, 3, 7):
+            found = [buffer.copy() for buffer in buffers]
+            table = np.array([buffer.ctypes.data for buffer in found], np.int64)
+            for function, extent in functions:
+                for part in reversed(range(parts)):
+                    function(table.ctypes.data, extent * part // parts, extent * (part + 1) // parts, None, None)
+            assert all(np.array_equal(x, y) for x, y in zip(found, expected, strict=True)), store
+
+
+def parts_of(step):
+    """The native functions of a convolution alone, and their extents."""
+    target, module = host_target(), ir.Module(name="alone")
+    module.triple = target.triple
+    steps = lower_convolution(module, step, emit_epilogue, target)
+    for each in steps:
+        each.function.linkage = ""
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    code = jit.load([target.machine().emit_object(parsed)], [each.function.name for each in steps])
+    KEPT.append(code)
+    return [(STEP(code[each.function.name]), each.extent) for each in steps]
+
+
+def test_bias_and_relu_are_computed_on_the_convolution(rng):
+    """One kernel for the convolution with its epilogue; its neighbours only lay out the weights."""
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 9, 8), (20, 3, 3, 3), (20,))]
+    graph = trace_graph(lambda x, w, b: [relu(conv(x, w, b, padding=1))], list(map(aval_of, arrays))).check()
+    program = build(graph, None).program
+    step, = convolutions(program)
+    assert len(step.epilogue) > 3 and len(program.steps) <= 3
+    found = check_program(program, inputs(program, *arrays))
+    expected = np.maximum(conv(*(a.astype(np.float64) for a in arrays), padding=1), 0.0)
+    number, = (i for i, buffer in enumerate(program.buffers) if buffer.role == "output")
+    np.testing.assert_allclose(found[number].reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_a_function_of_the_c_library_runs_behind_the_convolution(rng):
+    x, w = rng.standard_normal((1, 2, 5)), rng.standard_normal((3, 2, 2))
+    function = lambda x, w: np.arctan(conv(x, w))
+    np.testing.assert_allclose(ad.compile(function)(x, w), function(x, w), rtol=1e-14)
+
+
+@pytest.mark.parametrize("walk", [Walk(0, 0, *rest, 1) for rest in itertools.product((1, 2, 3), (1, 2), (-1, 0, 2), (1, 2, 3), (0, 1, 7))])
+def test_the_pieces_of_an_axis_are_its_terms(walk):
+    free, summed = 9, 4
+    terms = {(i, j): (walk.stride * i + walk.dilation * j - walk.low) // walk.spread for i in range(free) for j in range(summed)
+             if (walk.stride * i + walk.dilation * j - walk.low) % walk.spread == 0
+             and 0 <= (walk.stride * i + walk.dilation * j - walk.low) // walk.spread < walk.size}
+    found, rows = {}, []
+    for piece in cut_axis(free, summed, walk):
+        rows += [piece.free.first + i * piece.free.step for i in range(piece.free.count)]
+        for i, j in itertools.product(range(piece.free.count), range(piece.summed.count)):
+            place = piece.place + i * piece.by_free + j * piece.by_summed
+            found[piece.free.first + i * piece.free.step, piece.summed.first + j * piece.summed.step] = place
+    assert found == terms and sorted(rows) == list(range(free))
+
+
+def test_a_strided_convolution_backwards_multiplies_by_no_zero(rng):
+    """x_bar at stride 2: the phases together have as many terms as the forward sum, no more."""
+    x, w = np.ones((2, 8, 8, 1, 16), np.float32), np.ones((3, 3, 1, 16, 16), np.float32)
+    forward, backward, _ = convolutions(passes(x, w, options(stride=2, padding=1)))
+    terms = lambda step: sum(piece.row_count * piece.terms for piece in cut(step)) * step.n
+    assert terms(backward) == terms(forward) < 0.3 * backward.m * backward.k * backward.n
+
+
+def test_no_buffer_of_columns(rng):
+    """No temporary is larger than an activation, and the plans keep their sums in a buffer that fits the cache."""
+    x, w = np.ones((16, 26, 26, 1, 32), np.float32), np.ones((3, 3, 1, 32, 64), np.float32)
+    program = passes(x, w, options())
+    assert max(buffer.size for buffer in program.buffers) <= 16 * 24 * 24 * 64
+    assert program.arena_bytes <= 2 * 4 * 9 * 32 * 64 + 128
+    assert all(plan_convolution(step, host_target()).tile_bytes <= 2**17 for step in convolutions(program))
+
+
+def test_the_check_refuses_operands_that_leave_their_buffers():
+    x, w = np.ones((1, 5, 1, 2), np.float32), np.ones((2, 1, 2, 16), np.float32)
+    program = passes(x, w, options(rank=1))
+    step = convolutions(program)[0]
+    for wrong in (dataclasses.replace(step, walks=(dataclasses.replace(step.walks[0], size=6),)),
+                  dataclasses.replace(step, b=dataclasses.replace(step.b, offset=step.b.offset + 16)),
+                  dataclasses.replace(step, b=dataclasses.replace(step.b, strides=(*step.b.strides[:-1], 2)))):
+        with pytest.raises(CompileError):
+            check(dataclasses.replace(program, steps=tuple(wrong if each is step else each for each in program.steps)))
