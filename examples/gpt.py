@@ -85,6 +85,11 @@ class GPT(nn.Module):
         self.blocks = tuple(Block(width, heads, residual, rng=rng, dtype=dtype) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width, bias=False, dtype=dtype)
 
+    @property
+    def context(self) -> int:
+        """The most symbols that it sees at once."""
+        return self.wpe.weight.shape[0]
+
     def __call__(self, x: Any) -> Any:
         h = self.wte(x) + self.wpe.weight[:x.shape[1]]
         for block in self.blocks:
@@ -108,9 +113,9 @@ def batches(text: np.ndarray, seed: int, context: int = CONTEXT, batch: int = BA
         yield text[places], text[places + 1]
 
 
-def held_out_loss(model: GPT, text: Text, context: int = CONTEXT, batch: int = 134) -> float:
+def held_out_loss(model: GPT, text: Text, batch: int = 134) -> float:
     """Nats a character: the mean over every non-overlapping window of the held-out end."""
-    x, y = text.windows(context)
+    x, y = text.windows(model.context)
     loss = ad.compile(lambda model, x, y: nn.cross_entropy(model(x), y))
     parts = [slice(at, at + batch) for at in range(0, len(x), batch)]
     return float(sum(float(loss(model, x[p], y[p])) * len(x[p]) for p in parts) / len(x))
@@ -123,7 +128,7 @@ def train(text: Text, seed: int = 0, steps: int = STEPS, progress: Callable[[int
     rule, curve = optimizer(steps), []
     step, state = make_step(nn.cross_entropy, rule), rule.init(model)
     start = time.perf_counter()
-    for count, (x, y) in zip(range(1, steps + 1), batches(text.training, seed), strict=False):
+    for count, (x, y) in zip(range(1, steps + 1), batches(text.training, seed, model.context), strict=False):
         model, state, loss, _, _ = step(model, state, x, y)
         curve.append((count, float(loss)))
         if progress is not None:
@@ -134,7 +139,7 @@ def train(text: Text, seed: int = 0, steps: int = STEPS, progress: Callable[[int
 
 def write(model: GPT, text: Text, beginning: str = "\n", length: int = 200, seed: int = 0) -> str:
     """A continuation drawn character by character from the model's distribution."""
-    rng, context = np.random.default_rng(seed), model.wpe.weight.shape[0]
+    rng, context = np.random.default_rng(seed), model.context
     logits = ad.compile(lambda model, x: model(x))
     written = list(text.encode(beginning))
     for _ in range(length):
