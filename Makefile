@@ -1,5 +1,6 @@
 # make train   train a network on the digits inside the package        make test    run every test
 # make bench   measure against the peers                               make check   style, architecture, documents
+# make evidence   train every target of docs/evidence whose record is missing or old (data: ../shared/data, or ARGS="--data DIR")
 #
 # Needs Python 3.11 or newer, make, and a package index. Everything is installed into .venv here, nothing elsewhere.
 # Another Python: make train PYTHON=python3.12        Arguments of the command: make train ARGS="--seed 1"
@@ -11,7 +12,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test check bench clean
+.PHONY: train test check bench evidence clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/installed-cli
@@ -21,11 +22,14 @@ test: $(VENV)/installed-test
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/installed-test
-	@$(BIN)/ruff check adjoint tests tools benchmarks examples
+	@$(BIN)/ruff check adjoint tests tools benchmarks examples evidence
 	@$(BIN)/python -m pytest tests/test_layers.py tests/test_documents.py tests/test_doctests.py
 
 bench: $(VENV)/installed-bench
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+evidence: $(VENV)/installed-evidence
+	@$(BIN)/python -m evidence $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

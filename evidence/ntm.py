@@ -30,8 +30,8 @@ def run(folder: Path, say: Say, *, seeds: Sequence[int] = SEEDS, steps: int = ex
         figures.append(Figure(f"seed {seed}: wrong bits a sequence of length 20", wrong[0], most=0.1))
         reported += [Figure(f"seed {seed}: wrong bits at length {n}", w) for w, n in zip(wrong[1:], LENGTHS[1:], strict=True)]
         reading, writing = example.focus(found["model"])
-        pictures.append(Picture(f"seed {seed}: where the heads look while 20 vectors are copied, writing (left) and reading (right); "
-                                "memory cells downward, time to the right", np.concatenate([writing, reading], axis=1)))
+        pictures.append(Picture(f"seed {seed}: focus of the writing (left) and the reading head (right), memory cells by time, copying 20",
+                                np.concatenate([writing, reading], axis=1)))
     return Result([*figures, *reported], curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]), {}, pictures)
 
 

@@ -96,7 +96,8 @@ def drawing(title: str, curves: Sequence[dict[str, Any]], pictures: Sequence[tup
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         body.append(frame.line(curve, colour))
-    names = [f"{curve['name']}, seed {curve['seed']}" for curve in curves]
+    alike = len({curve["name"] for curve in curves}) < len(curves)
+    names = [curve["name"] + (f", seed {curve['seed']}" if alike else "") for curve in curves]
     for number, name in enumerate(names):
         body.append(f'<circle cx="{place + 4}" cy="{TOP - 8}" r="4" fill="{COLOURS[number % len(COLOURS)]}"/>'
                     f'<text x="{place + 12}" y="{TOP - 4}">{escape(name)}</text>')
