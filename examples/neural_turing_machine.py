@@ -78,6 +78,11 @@ class NeuralTuringMachine(nn.Module):
         self.h, self.c, self.read = (nn.init.normal((n,), rng, std=0.05, dtype=dtype) for n in (units, units, width))
         self.read_at, self.write_at = (6.0 * np.eye(1, cells, dtype=dtype)[0] for _ in range(2))
 
+    @property
+    def bits(self) -> int:
+        """The number of bits of a vector."""
+        return self.out.weight.shape[0]
+
     def __call__(self, x: Any) -> tuple:
         """(y, where the heads looked: reading and writing [time, batch, cells])."""
         batch, cells, width, dtype = x.shape[1], self.read_at.shape[0], self.read.shape[0], self.h.dtype
@@ -118,7 +123,7 @@ def sequences(rng: np.random.Generator, lengths: np.ndarray, longest: int, bits:
 def loss_of(model: NeuralTuringMachine, x: Any, y: Any, counts: Any) -> Any:
     """The cross entropy of a bit in nats: the mean over the bits that count, softplus(z) - y z."""
     z, _ = model(x)
-    return np.sum((nn.softplus(z) - y * z) * counts) / (np.sum(counts) * BITS)
+    return np.sum((nn.softplus(z) - y * z) * counts) / (np.sum(counts) * y.shape[-1])
 
 
 def wrong_bits(model: NeuralTuringMachine, length: int, count: int = 1000, seed: int = 1, batch: int = 100) -> float:
@@ -126,14 +131,14 @@ def wrong_bits(model: NeuralTuringMachine, length: int, count: int = 1000, seed:
     rng, wrong = np.random.default_rng([seed, length]), 0
     copy = ad.compile(lambda model, x: model(x)[0])
     for _ in range(count // batch):
-        x, y, counts = sequences(rng, np.full(batch, length), length)
+        x, y, counts = sequences(rng, np.full(batch, length), length, model.bits)
         wrong += int((((copy(model, x) > 0) != (y > 0.5)) & (counts > 0)).sum())
     return wrong / (count // batch * batch)
 
 
 def focus(model: NeuralTuringMachine, length: int = LONGEST, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Where the heads look while one sequence is copied: reading and writing, [cells, time] each, from 0 to 1."""
-    x, _, _ = sequences(np.random.default_rng(seed), np.array([length]), length)
+    x, _, _ = sequences(np.random.default_rng(seed), np.array([length]), length, model.bits)
     return tuple(np.asarray(w)[:, 0].T for w in ad.compile(lambda model, x: model(x)[1])(model, x))
 
 
@@ -147,15 +152,15 @@ def make_step(optimizer: optim.Optimizer, *, compiled: bool = True) -> Callable:
 
 
 def train(seed: int = 0, steps: int = STEPS, longest: int = LONGEST, rate: float = 3e-3,
-          progress: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+          progress: Callable[[int, float], None] | None = None, model: NeuralTuringMachine | None = None) -> dict[str, Any]:
     """The trained model, curve [(step, loss)], seconds. Lengths 1 to longest; Adam with beta2 0.99, its rate falling to zero."""
     rng = np.random.default_rng([seed, 3])
-    model = NeuralTuringMachine(rng=np.random.default_rng(seed))
+    model = model or NeuralTuringMachine(rng=np.random.default_rng(seed))
     rule = optim.chain(optim.clip_by_global_norm(10.0), optim.adam(optim.schedules.cosine(rate, steps), beta2=0.99))
     step, state, curve = make_step(rule), rule.init(model), []
     start = time.perf_counter()
     for count in range(1, steps + 1):
-        model, state, loss = step(model, state, *sequences(rng, rng.integers(1, longest + 1, BATCH), longest))
+        model, state, loss = step(model, state, *sequences(rng, rng.integers(1, longest + 1, BATCH), longest, model.bits))
         curve.append((count, float(loss)))
         if progress is not None:
             progress(*curve[-1])
