@@ -21,6 +21,7 @@ from .views import Ref, fresh, merge_axes
 
 CHUNK = 2048             # elements that one iteration of a flat kernel covers
 SMALL = 8192             # flat kernels up to this many elements are one iteration
+COSTLY = 60_000.0        # unless they cost so much that a second thread helps
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Lowering:
         self.failures: list[Failure] = []
         self.node: Node | None = None
         self.windows: dict[Any, tuple[int, int, int, int]] = {}          # of a window: base (number), start, step, period
+        self.laid_out: dict[Any, Any] = {}                               # operands that were copied for a loop (repeats.laid_out_once)
         self.enclosing: list[list] = []                                  # steps of the regions around the one being lowered
         self.depth: dict[Any, int] = {}                                  # of the region in which a buffer was declared
         self._temporaries = 0
@@ -137,6 +139,18 @@ class Lowering:
         yield self.steps
         self.steps = self.enclosing.pop()
 
+    @contextmanager
+    def outside(self, depth: int) -> Iterator[None]:
+        """Steps added inside belong to the region at this depth, before the loop that is being lowered in it: so what they make of
+        constants is made once."""
+        if depth >= len(self.enclosing):
+            yield
+            return
+        steps, enclosing = self.steps, self.enclosing
+        self.steps, self.enclosing = enclosing[depth], enclosing[:depth]
+        yield
+        self.steps, self.enclosing = steps, enclosing
+
     def name(self) -> str:
         return self.node.primitive.name if self.node is not None else "copy"
 
@@ -148,11 +162,12 @@ class Lowering:
         if any(n == 0 for n in extents):
             return
         total = float(np.prod(extents, dtype=np.float64)) * cost
-        if len(extents) == 1 and extents[0] > SMALL:
-            whole, rest = divmod(extents[0], CHUNK)
-            self._flat(CHUNK, whole, 0, body, total, label)
+        chunk = _chunk(extents[0] if len(extents) == 1 else 0, total)
+        if len(extents) == 1 and extents[0] > chunk:
+            whole, rest = divmod(extents[0], chunk)
+            self._flat(chunk, whole, 0, body, total, label)
             if rest:
-                self._flat(rest, 1, whole * CHUNK, body, cost * rest, label)
+                self._flat(rest, 1, whole * chunk, body, cost * rest, label)
             return
         e = KernelEmitter(self)
         outer = LoopVar()
@@ -179,6 +194,8 @@ class Lowering:
 
     def copy(self, source: Place, target: Ref) -> None:
         """target[...] = source[...]"""
+        if source == target:
+            return
         from_shape = target.shape
         self.elementwise(from_shape, [source], [target], lambda e, xs: list(xs), label="copy")
 
@@ -242,6 +259,13 @@ class Lowering:
             for target, strides, value in zip(targets, columns[len(refs):], compute(e, xs), strict=True):
                 store_at(e, target, strides, indices, value)
         self.nest(extents, body, cost=1.0 + len(sources), label=label)
+
+
+def _chunk(extent: int, cost: float) -> int:
+    """Elements of one iteration of a flat kernel: more than its extent, if it is not worth cutting."""
+    if extent > SMALL:
+        return CHUNK
+    return max(64, min(CHUNK, extent // 8 // 64 * 64)) if cost > COSTLY else SMALL
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,35 @@ import numpy as np
 
 from ..core.graph import Atom, Graph, Node, Var
 from .fuse import Group, fuse
+from .loops import Operand
 from .lower import Const, Lowering, Place
 from .steps import Branch, Repeat
 from .views import Ref, row_major
 
+LAID_OUT = 1024          # elements from which an operand is laid out anew for a loop
 HALF = 64                # bytes to whose multiples the halves of a carried value are padded
 
 
 def lower_control(schedule: Any, node: Node) -> None:
     """Add the steps of a control node to the program."""
     {"scan": _scan, "while": _while, "cond": _cond}[node.primitive.lowering.construct](schedule, node)
+
+
+def laid_out_once(lowering: Lowering, b: Operand, shape: tuple[int, int, int], dtype: np.dtype) -> Operand:
+    """In a loop, the right operand (batch, k, n) of a product, if it comes from outside and its rows lie apart: with its rows
+    consecutive, made before the loop. A product would bring them together again at every pass."""
+    key = list(lowering.buffers)[b.buffer]
+    batch, k, n = shape
+    depth = lowering.depth[key]
+    if depth >= len(lowering.enclosing) or b.strides[2] == 1 or n == 1 or k * n < LAID_OUT:
+        return b
+    if (b, shape) not in lowering.laid_out:
+        row = n + (64 // dtype.itemsize if n * dtype.itemsize % 1024 == 0 else 0)        # rows of one column in different cache sets
+        with lowering.outside(depth):
+            made = lowering.temporary(dtype, (batch, k, row)).sliced(((0, batch, 1), (0, k, 1), (0, n, 1)))
+            lowering.copy(Ref(key, dtype, shape, b.strides, b.offset), made)
+        lowering.laid_out[b, shape] = Operand(lowering.number(made.buffer), 0, (k * row if b.strides[0] else 0, row, 1))
+    return lowering.laid_out[b, shape]
 
 
 class Region:

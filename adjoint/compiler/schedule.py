@@ -16,10 +16,11 @@ import numpy as np
 from ..core.graph import Atom, Graph, Literal, Node, Var
 from .convolving import convolution, farthest_first, memory_order, words_of
 from .fuse import Group
+from .joins import parts_of_joins
 from .loops import FOLD_BLOCK, Contraction, Index, Kernel, Let, Operand, Value
 from .loops import Var as LoopVar
 from .lower import Const, KernelEmitter, Lowering, Place, Span, emit_node, load_at, store_at
-from .repeats import lower_control
+from .repeats import laid_out_once, lower_control
 from .views import Ref, fresh, merge_axes, merged_stride
 
 COLUMN_CHUNK = 64        # columns that one iteration of a column reduction covers
@@ -35,6 +36,7 @@ class Schedule:
         self.targets: dict[Var, Ref] = {}                      # where a value must be stored, when that is prescribed
         self.also: dict[Var, list[Ref]] = {}                   # where elementwise kernels store it too
         self.stored = stored_values(graph, groups)
+        self.parts = parts_of_joins(groups)                    # values that are computed where a joined array has them
 
     # -- places -------------------------------------------------------------------------------------------------------
 
@@ -55,22 +57,31 @@ class Schedule:
 
     def target(self, v: Var) -> Ref:
         """The place a kernel stores v to: prescribed (an output, a donated input) or a fresh temporary."""
-        ref = self.targets.get(v) or self.lowering.temporary(v.aval.dtype, v.aval.shape)
+        ref = self.targets.get(v) or self._part(v) or self.lowering.temporary(v.aval.dtype, v.aval.shape)
         self.places[v] = ref
         return ref
+
+    def _part(self, v: Var) -> Ref | None:
+        """Where the array that v is joined into has it; that array gets its place with its first part."""
+        if v not in self.parts:
+            return None
+        whole, bounds = self.parts[v]
+        return (self.places.get(whole) or self.target(whole)).sliced(bounds)
 
     def materialized(self, place: Place) -> Ref:
         """The same values with memory behind them."""
         if isinstance(place, Ref):
             return place
-        ref = self.lowering.temporary(place.dtype, place.shape)
-        self.lowering.fill(ref, place.value)
+        with self.lowering.outside(0):
+            ref = self.lowering.temporary(place.dtype, place.shape)
+            self.lowering.fill(ref, place.value)
         return ref
 
     def compact(self, ref: Ref) -> Ref:
         """The same values in a contiguous temporary."""
-        copy = self.lowering.temporary(ref.dtype, ref.shape)
-        self.lowering.copy(ref, copy)
+        with self.lowering.outside(self.lowering.depth[ref.buffer]):
+            copy = self.lowering.temporary(ref.dtype, ref.shape)
+            self.lowering.copy(ref, copy)
         return copy
 
     # -- groups -------------------------------------------------------------------------------------------------------
@@ -102,7 +113,8 @@ class Schedule:
     def _general(self, group: Group) -> None:
         node = group.head
         inputs = tuple(map(self.place, node.inputs))
-        node.primitive.lowering.lower(self.lowering, inputs, tuple(self.target(v) for v in node.outs), **node.params)
+        outs = tuple(self.places.get(v) or self.target(v) for v in node.outs)
+        node.primitive.lowering.lower(self.lowering, inputs, outs, **node.params)
 
     def _control(self, group: Group) -> None:
         lower_control(self, group.head)
@@ -248,6 +260,7 @@ class Schedule:
         dtype = result.aval.dtype
         a = self._operand(node.inputs[0], x, (roles[0], roles[1], roles[3]), sizes, dtype)
         b = self._operand(node.inputs[1], w, (roles[0], roles[3], roles[2]), sizes, dtype)
+        b = laid_out_once(self.lowering, b, (extents[0], extents[3], extents[2]), dtype)
         if result.aval.size == 0:
             return self._store_empty(group)
         if dtype.kind != "f":

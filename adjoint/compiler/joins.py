@@ -1,0 +1,109 @@
+"""Arrays put together from parts: parts are computed where they belong, and sums of parts padded with zeros are such arrays.
+
+Invariant: matches on the traits `sums`, `places` and `joins` of rows. May import: L0-L3, views. Read next: simplify.py, schedule.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ..core.aval import Aval
+from ..core.graph import Atom, Graph, Node, Var
+from ..core.primitive import TABLE
+from .hoist import broadcast_scalar
+
+
+def join_parts(graph: Graph) -> Graph:
+    """zeros with a in one slice + zeros with b in the next + ...: a and b joined. That is what the derivative of slicing leaves."""
+    if not any(n.primitive.traits.get("places") for n in graph.nodes):
+        return graph
+    maker = {v: n for n in graph.nodes for v in n.outs}
+    count = Counter([a for n in graph.nodes for a in dict.fromkeys(n.inputs)] + list(graph.outputs))
+    inner: set[Node] = set()                    # sums that are terms of a larger one
+    for n in graph.nodes:
+        if n.primitive.traits.get("sums"):
+            inner.update(maker[a] for a in n.inputs if a in maker and count[a] == 1 and _same_sum(maker[a], n))
+    nodes: list[Node] = []
+    for n in graph.nodes:
+        terms = _terms(n, maker, inner) if n.primitive.traits.get("sums") and n not in inner else []
+        nodes += _joined(n, terms, maker) or [n]
+    return Graph(graph.inputs, nodes, graph.outputs, graph.captures)
+
+
+def _same_sum(term: Node, total: Node) -> bool:
+    return bool(term.primitive.traits.get("sums")) and term.outs[0].aval == total.outs[0].aval
+
+
+def _terms(node: Node, maker: dict, inner: set[Node]) -> list[Atom]:
+    found: list[Atom] = []
+    for a in node.inputs:
+        found += _terms(maker[a], maker, inner) if a in maker and maker[a] in inner else [a]
+    return found
+
+
+def _joined(node: Node, terms: list[Atom], maker: dict) -> list[Node]:
+    """The nodes in the place of a sum, some of whose terms are parts of one array; none if there is nothing to join."""
+    parts: dict[int, list[tuple[int, int, Atom]]] = {}
+    rest = []
+    for a in terms:
+        part = _part(maker.get(a), maker)
+        if part is None or a.aval.shape != node.outs[0].aval.shape:
+            rest.append(a)
+        else:
+            parts.setdefault(part[0], []).append((*part[1:], a))
+    found: list[Node] = []
+    for axis, pieces in parts.items():
+        pieces.sort(key=lambda p: p[:2])
+        starts, stops = [p[0] for p in pieces], [p[1] for p in pieces]
+        if len(pieces) < 2 or starts != [0, *stops[:-1]] or stops[-1] != node.outs[0].aval.shape[axis]:
+            rest += [a for _, _, a in pieces]
+            continue
+        out = Var(Aval(node.outs[0].aval.shape, node.outs[0].aval.dtype))
+        values = tuple(maker[a].inputs[1] for _, _, a in pieces)
+        found.append(Node(TABLE["concatenate"], values, (out,), {"axis": axis}, where=node.where))
+        rest.append(out)
+    if not found:
+        return []
+    total = rest[0]
+    for k, a in enumerate(rest[1:], 2):
+        out = node.outs[0] if k == len(rest) else Var(node.outs[0].aval)
+        found.append(Node(node.primitive, (total, a), (out,), {}, where=node.where))
+        total = out
+    if len(rest) == 1:
+        last = found[-1]
+        found[-1] = Node(last.primitive, last.inputs, node.outs, last.params, where=last.where)
+    return found
+
+
+def _part(node: Node | None, maker: dict) -> tuple[int, int, int] | None:
+    """(axis, start, stop) if a node puts its second argument into zeros, along one axis; else None."""
+    if node is None or not node.primitive.traits.get("places"):
+        return None
+    base, value = node.inputs
+    number = broadcast_scalar(base, maker)
+    if number is None or number.value != 0 or value.aval.dtype != node.outs[0].aval.dtype:
+        return None
+    cut = [(i, *b) for i, (b, n) in enumerate(zip(node.params["bounds"], base.aval.shape, strict=True)) if tuple(b) != (0, n, 1)]
+    if len(cut) != 1 or cut[0][3] != 1:
+        return None
+    return cut[0][:3]
+
+
+def parts_of_joins(groups: Iterable[Any]) -> dict[Var, tuple[Var, tuple]]:
+    """Values of elementwise kernels that are parts of a joined array: where in it they lie, as (array, bounds)."""
+    groups = list(groups)
+    made = {v for g in groups if g.kind == "map" for n in g.all_nodes() for v in n.outs}
+    found: dict[Var, tuple[Var, tuple]] = {}
+    for g in groups:
+        axis = g.head.params.get("axis") if g.kind == "general" and g.head.primitive.traits.get("joins") else None
+        if axis is None:
+            continue
+        out, start = g.head.outs[0], 0
+        for a in g.head.inputs:
+            stop = start + a.aval.shape[axis]
+            if a in made and a not in found and a.aval.dtype == out.aval.dtype and g.head.inputs.count(a) == 1:
+                found[a] = out, tuple((start, stop, 1) if i == axis else (0, n, 1) for i, n in enumerate(a.aval.shape))
+            start = stop
+    return found
