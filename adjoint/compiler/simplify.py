@@ -20,6 +20,7 @@ from ..core.trace import trace_graph
 from ..dtypes import INT64
 from ..primitives.kinds import Contract, Scalar, Strided, full
 from .hoist import around_loops, inside, is_control
+from .joins import join_parts
 from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
@@ -29,7 +30,8 @@ def simplify(graph: Graph) -> Graph:
     """All passes, in order; bodies of loops and branches first."""
     if any(map(is_control, graph.nodes)):
         graph = inside(around_loops(drop_unused(inside(graph, simplify))), simplify)
-    for one_pass in (identities, share, fold_scalars, plain_scale, identities, look_ups, swap_products, share, drop_unused):
+    for one_pass in (identities, share, fold_scalars, plain_scale, identities, join_parts, look_ups, swap_products, share,
+                     drop_unused):
         graph = one_pass(graph)
     return graph
 
