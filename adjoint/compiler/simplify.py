@@ -21,6 +21,7 @@ from ..dtypes import INT64
 from ..primitives.kinds import Contract, Scalar, Strided, full
 from .hoist import around_loops, inside, is_control
 from .joins import join_parts
+from .layout import sink
 from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
@@ -30,7 +31,7 @@ def simplify(graph: Graph) -> Graph:
     """All passes, in order; bodies of loops and branches first."""
     if any(map(is_control, graph.nodes)):
         graph = inside(around_loops(drop_unused(inside(graph, simplify))), simplify)
-    for one_pass in (identities, share, fold_scalars, plain_scale, identities, join_parts, look_ups, swap_products, share,
+    for one_pass in (identities, share, fold_scalars, plain_scale, identities, sink, share, join_parts, look_ups, swap_products, share,
                      drop_unused):
         graph = one_pass(graph)
     return graph
