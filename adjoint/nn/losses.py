@@ -68,11 +68,12 @@ def _check_labels(name: str, what: str, scores: Any, labels: Any) -> None:
 
 
 def _check_shapes(name: str, **arrays: Any) -> None:
-    """All of one shape, and floating predictions."""
+    """Refuse arrays that are not all of one shape."""
     shapes = [np.shape(x) for x in arrays.values()]
     if any(shape != shapes[0] for shape in shapes):
         found = ", ".join(f"{what} {shape}" for what, shape in zip(arrays, shapes, strict=True))
-        raise ShapeError(explain(f"{name}: {found}.", remedy="Give all one shape: broadcasting here is nearly always a mistake."))
+        every = "both" if len(shapes) == 2 else "all"
+        raise ShapeError(explain(f"{name}: {found}.", remedy=f"Give {every} one shape: broadcasting here is nearly always a mistake."))
 
 
 def squared_error(prediction: Any, target: Any) -> Any:

@@ -83,7 +83,8 @@ def axis_of(axis: Any, ndim: int, name: str = "axis") -> int:
     """One axis, counted from the front."""
     axis = operator.index(axis)
     if not -ndim <= axis < ndim:
-        raise ShapeError(explain(f"{name} {axis} does not exist in an array of {ndim} axes."))
+        raise ShapeError(explain(f"{name} {axis} does not exist in an array of {ndim} axes.",
+                                 remedy=f"Axes go from {-ndim} to {ndim - 1}." if ndim else "A single number has no axes to work along."))
     return axis % ndim
 
 

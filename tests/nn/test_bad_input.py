@@ -1,0 +1,85 @@
+"""Bad input: one table of cases, each a clear error in the design's form: what happened, found against expected; where; one thing to do.
+
+A room that adds a layer, a rule or a loader adds its rows here.
+"""
+
+import numpy as np
+import pytest
+
+import adjoint as ad
+from adjoint import nn, optim
+from adjoint.errors import AdjointError, ConfigError, DtypeError, IndexRangeError, ShapeError, TreeError
+
+RNG = np.random.default_rng(0)
+X = np.ones((2, 3, 8, 8), np.float32)
+ROWS = np.ones((4, 3), np.float32)
+LABELS = np.array([0, 2, 1, 0])
+LINEAR = nn.Linear(3, 2, rng=RNG)
+
+
+def trained(layer, x):
+    return nn.training(layer, np.array([0, 1]))(x)
+
+
+# what is wrong: (call, error, words of its first line: what was found, what was expected)
+CASES = {
+    # shapes
+    "a last axis of another size": (lambda: LINEAR(np.ones((4, 5), np.float32)), ShapeError, ["(4, 5)", "3 features"]),
+    "inner axes that differ": (lambda: ad.compile(lambda a, b: a @ b)(ROWS, ROWS), ShapeError, ["float32[4,3]", "3 != 4"]),
+    "channels that differ, convolution": (lambda: nn.Conv2d(4, 2, 3, rng=RNG)(X), ShapeError, ["(2, 3, 8, 8)", "4"]),
+    "channels that differ, normalization": (lambda: nn.BatchNorm2d(4)(X), ShapeError, ["float32[2,3,8,8]", "[batch, 4, ?, ?]"]),
+    "an image where a sequence is expected": (lambda: nn.MaxPool1d(2)(X), ShapeError, ["float32[2,3,8,8]", "1 spatial axis"]),
+    "a window larger than its input": (lambda: nn.MaxPool2d(9)(X), ShapeError, ["a window of 9", "axis of 8"]),
+    "a dilated window larger than its input": (lambda: nn.max_pool(X, 3, dilation=4), ShapeError, ["a window of 9", "axis of 8"]),
+    "a convolution larger than its input": (lambda: nn.Conv2d(3, 2, 9, rng=RNG)(X), ShapeError, ["9", "8"]),
+    "targets that would broadcast": (lambda: nn.squared_error(ROWS, ROWS[:, 0]), ShapeError, ["(4, 3)", "(4,)"]),
+    "one-hot labels": (lambda: nn.cross_entropy(ROWS, np.zeros((4, 3), int)), ShapeError, ["labels (4,)", "found (4, 3)"]),
+    "slopes of other channels": (lambda: nn.PReLU(5)(ROWS), ShapeError, ["(5,)", "float32[4,3]"]),
+    # axes
+    "an axis out of range": (lambda: ad.compile(lambda x: np.sum(x, axis=5))(ROWS), ShapeError, ["axis 5", "2 axes"]),
+    "an empty axis in a mean": (lambda: ad.grad(lambda x: np.sum(np.mean(x, axis=0)))(np.ones((0, 3))), ShapeError, ["float64[0,3]"]),
+    "an empty axis in a maximum": (lambda: ad.grad(lambda x: np.sum(np.max(x, axis=1)))(np.ones((2, 0))), ShapeError, ["float64[2,0]"]),
+    "an empty map in adaptive pooling": (lambda: nn.adaptive_avg_pool(X[:, :, :0], 1), ShapeError, ["float32[2,3,0,8]", "empty"]),
+    # dtypes
+    "integer images": (lambda: nn.MaxPool2d(2)(X.astype(np.int64)), DtypeError, ["int64[2,3,8,8]"]),
+    "integer features": (lambda: nn.LayerNorm(3)(ROWS.astype(np.int32)), DtypeError, ["int32[4,3]"]),
+    "complex numbers": (lambda: ad.compile(lambda x: x * 2)(ROWS.astype(complex)), DtypeError, ["complex128"]),
+    "floating labels": (lambda: nn.cross_entropy(ROWS, LABELS.astype(np.float32)), DtypeError, ["float32", "integers"]),
+    # values
+    "a label out of range": (lambda: nn.cross_entropy(ROWS, LABELS + 1), IndexRangeError, ["from 1 to 3", "0 to 2"]),
+    "a negative label": (lambda: nn.nll_loss(ROWS, LABELS - 1), IndexRangeError, ["from -1 to 1", "0 to 2"]),
+    "a symbol out of range": (lambda: nn.Embedding(3, 2, rng=RNG)(LABELS + 1), IndexRangeError, ["3"]),
+    "one example under batch norm in training": (lambda: trained(nn.BatchNorm1d(3), ROWS[:1]), ShapeError,
+                                                   ["one value per channel", "[1,3]"]),
+    "a probability beyond 1": (lambda: nn.Dropout(1.5), ConfigError, ["1.5", "0 to 1"]),
+    "dropout without a key": (lambda: nn.training(nn.Dropout(0.5)), ConfigError, ["key"]),
+    "more padding than half a window": (lambda: nn.MaxPool2d(2, padding=2)(X), ConfigError, ["padding 2", "window 2"]),
+    "a stride of zero": (lambda: nn.AvgPool2d(2, 0)(X), ConfigError, ["stride is 0", "at least 1"]),
+    "groups that do not divide": (lambda: nn.GroupNorm(4, 6), ConfigError, ["6 channels", "4 groups"]),
+    "a seed for a generator": (lambda: nn.Linear(3, 2, rng=7), ConfigError, ["rng is 7", "generator"]),
+    "initial values of a vector": (lambda: nn.init.orthogonal((3,), RNG), ShapeError, ["(3,)", "two axes"]),
+    "an unknown approximation": (lambda: nn.gelu(ROWS, "erf"), ConfigError, ["'erf'", "'none'"]),
+    # schedules and rules
+    "a schedule of negative length": (lambda: optim.schedules.cosine(0.1, -5), ConfigError, ["-5", "positive"]),
+    "a schedule of no length": (lambda: optim.schedules.warmup(0, optim.schedules.constant(0.1)), ConfigError, ["0", "positive"]),
+    "a negative learning rate": (lambda: optim.sgd(-0.1), ConfigError, ["-0.1"]),
+    # weights of another architecture
+    "weights with other names": (lambda: nn.load_parameters(LINEAR, {"w": ROWS, "b": ROWS}), TreeError, ["weight", "w"]),
+    "weights of another size": (lambda: nn.load_parameters(LINEAR, {"weight": ROWS, "bias": ROWS[0, :2]}), ShapeError,
+                                ["(4, 3)", "(2, 3)"]),
+    "weights without running values": (lambda: nn.load_parameters(nn.BatchNorm1d(3), {"weight": ROWS[0], "bias": ROWS[0]}), TreeError,
+                                       ["running_mean"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_in_words(name):
+    call, error, words = CASES[name]
+    with pytest.raises(AdjointError) as raised:
+        call()
+    assert type(raised.value) is error
+    what, *rest = str(raised.value).splitlines()
+    assert all(word in what for word in words), f"{what!r} does not say {words}"
+    assert any(line.startswith("  at ") and "test_bad_input.py:" in line for line in rest), f"no line of the user's file in {rest}"
+    assert len(rest) >= 2 and rest[-1].startswith("  ") and not rest[-1].startswith("  at "), f"nothing to do in {rest}"
+    assert len(rest) < 12 and "array([[" not in str(raised.value)
