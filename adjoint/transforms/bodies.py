@@ -87,22 +87,20 @@ def trace_carrying(name: str, function: Callable, carry: Any, avals: Sequence[Av
     function(carry, cells of `avals`) -> result; part(structure of the result) is the structure of what is carried, which must come first.
     A Python scalar among the initial values takes the dtype that the body gives it.
     """
-    leaves, structure = flatten(carry)
-    given, weak, count = list(map(strong, leaves)), [aval_of(x).weak for x in leaves], len(leaves)
-    for retries in (1, 0):
-        before = [aval_of(x).strong() for x in given]
-        body = trace_body(lambda cells: function(unflatten(structure, cells[:count]), cells[count:]), [*before, *avals])
+    given, structure = flatten(carry)
+    count = len(given)
+    while True:
+        weak = [aval_of(x).weak for x in given]
+        body = trace_body(lambda cells: function(unflatten(structure, cells[:count]), cells[count:]), [*map(aval_of, given), *avals])
         found = part(body.structure)
-        after = [a.aval for a in body.graph.outputs[:found.leaf_count]]
         if found != structure:
             raise TreeError(explain(f"{name}: the carried value enters as {structure} and leaves the body as {found}.",
                                     remedy="Return from the body a tree like the one it was given (np.bool_ instead of bool)."))
-        wanted = [b.dtype if w and a != b and a.shape == b.shape else None for a, b, w in zip(before, after, weak, strict=True)]
-        if not retries or not any(wanted):
-            _check_carried(name, carry, before, after)
+        after = [a.aval for a in body.graph.outputs[:count]]
+        if not any(weak):
+            _check_carried(name, carry, [aval_of(x) for x in given], after)
             return body, given, structure
-        given = [x if d is None else bind(TABLE["convert"], x, dtype=d) for x, d in zip(given, wanted, strict=True)]
-    raise AssertionError("unreachable")
+        given = [bind(TABLE["convert"], x, dtype=a.dtype) if w else x for x, a, w in zip(given, after, weak, strict=True)]
 
 
 def _check_carried(name: str, carry: Any, before: Sequence[Aval], after: Sequence[Aval]) -> None:
@@ -205,9 +203,9 @@ def depends_on(graph: Graph, sources: Iterable[Atom]) -> set[Var]:
     return known
 
 
-@functools.lru_cache(DERIVED_GRAPHS)
 def split_fixed(graph: Graph, fixed: int) -> Split:
-    """Take out of a body what depends on its first `fixed` inputs alone."""
+    """Take out of a body what depends on its first `fixed` inputs alone. Not cached: callers join the result with the graph's own variables,
+    and graphs that are equal by structure have others."""
     sources = graph.inputs[:fixed]
     known = depends_on(graph, sources)
     literal = literal_nodes(graph)
