@@ -204,8 +204,8 @@ def depends_on(graph: Graph, sources: Iterable[Atom]) -> set[Var]:
 
 
 def split_fixed(graph: Graph, fixed: int) -> Split:
-    """Take out of a body what depends on its first `fixed` inputs alone. Not cached: callers join the result with the graph's own variables,
-    and graphs that are equal by structure have others."""
+    """Take out of a body what depends on its first `fixed` inputs alone. Not cached: callers join the result with the graph's own
+    variables, and graphs that are equal by structure have others."""
     sources = graph.inputs[:fixed]
     known = depends_on(graph, sources)
     literal = literal_nodes(graph)
