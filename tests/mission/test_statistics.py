@@ -13,6 +13,7 @@ import pytest
 import adjoint as ad
 from adjoint import nn, optim
 from adjoint.insight import LayerFacts, layer_analysis
+from benchmarks import ratio
 
 BATCHES = 2 ** np.arange(9)                 # 1 .. 256
 DRAWS = 400
@@ -101,6 +102,16 @@ def test_batches_use_the_machine_better_than_single_examples(figure):
         return size / best
     with ad.threads(1):
         figure.at_least(samples_per_second(128, 10) / samples_per_second(1, 60), 3.0, slack=30.0)
+
+
+@pytest.mark.mission(20, 31)
+def test_a_gradient_costs_a_small_multiple_of_its_function(figure):
+    """Loose guards, since this machine may be busy: benchmarks/ratio.py measures 2.4 for a network, and a slope of 0.002."""
+    found = ratio.measured(ratio.mlp((784, 256, 10), 64), rounds=6)
+    figure.at_most(found["ratio"], 4.5)
+    figure.at_least(found["ratio"], 1.0)
+    growth = 10.0 ** abs(ratio.slope_of(ratio.against_dimension(ratio.separable, rounds=6)))
+    figure.at_most(growth, 10.0 ** 0.1)                                           # for ten times as many variables
 
 
 # ------------------------------------------------------------------------------------------------ signals and gradients by depth
