@@ -255,7 +255,7 @@ class _Round:
         if not isinstance(node.primitive.lowering, Reduce) or len(node.inputs) != 1 or not isinstance(node.inputs[0], Var):
             return None
         root, made = self.origins.get(node.inputs[0], (None, None))
-        if made is None or made.plain or node.effects or not node.params["axes"]:
+        if made is None or node.effects or not node.params["axes"]:
             return None
         groups, axes = _groups(made, root.aval.shape), set(node.params["axes"])
         if groups is None:
