@@ -7,6 +7,7 @@ halves of one buffer. May import: L0-L3, fuse, lower, steps, views. Read next: s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,8 @@ class Windows:
         self.numbers.append(self.lowering.number(key))
         return Ref(key, place.dtype, inner.shape, inner.strides, offset - start)
 
-    def halves(self, aval: Any) -> tuple[Ref, Ref, Callable[[int], Ref]]:
-        """A carried value: where a pass reads it, where it stores the next one, and half 0 or 1 itself."""
+    def halves(self, aval: Any) -> Carried:
+        """A carried value, alternating between the halves of a buffer."""
         unit = max(1, HALF // aval.dtype.itemsize)
         size = -(-max(aval.size, 1) // unit) * unit
         both = self.lowering.temporary(aval.dtype, (2 * size,))
@@ -114,7 +115,33 @@ class Windows:
             key = self.lowering.window(both.buffer, aval.dtype, size, start, size - 2 * start, 2)
             self.numbers.append(self.lowering.number(key))
             found.append(Ref(key, aval.dtype, aval.shape, strides))
-        return found[0], found[1], lambda number: Ref(both.buffer, aval.dtype, aval.shape, strides, size * (number % 2))
+        return Carried(found[0], found[1], lambda number: Ref(both.buffer, aval.dtype, aval.shape, strides, size * (number % 2)))
+
+    def history(self, aval: Any, extent: int, reverse: bool) -> Carried:
+        """A carried value all of whose states are collected too: they lie behind one another in the order of time, one more than steps."""
+        size, strides = aval.size, row_major(aval.shape)
+        states = self.lowering.temporary(aval.dtype, (extent + 1, *aval.shape))
+        step, found = -size if reverse else size, []
+        for number in (0, 1):
+            start = (extent - number if reverse else number) * size
+            key = self.lowering.window(states.buffer, aval.dtype, size, start, step, 0)
+            self.numbers.append(self.lowering.number(key))
+            found.append(Ref(key, aval.dtype, aval.shape, strides))
+        entry = lambda number: Ref(states.buffer, aval.dtype, aval.shape, strides, size * (extent - number if reverse else number))
+        line = lambda first: Ref(states.buffer, aval.dtype, (extent, *aval.shape), row_major((extent, *aval.shape)), first * size)
+        return Carried(found[0], found[1], entry, line(int(reverse)), line(int(not reverse)))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Where a carried value lies: for a pass that reads it, for the same pass to store the next one, after a number of passes; and, if its
+    states are kept, the sequences of what the steps read and of what they stored."""
+
+    now: Ref
+    following: Ref
+    after: Callable[[int], Ref]
+    read: Ref | None = None
+    stored: Ref | None = None
 
 
 # ------------------------------------------------------------------------------------------------ the three constructs
@@ -131,17 +158,26 @@ def _scan(schedule: Any, node: Node) -> None:
             schedule.target(v)
         return
     windows, region = Windows(lowering), Region(schedule, graph)
-    halves = [windows.halves(v.aval) for v in carried]
-    for (_, _, half), place in zip(halves, given[consts:at], strict=True):
-        lowering.copy(place, half(0))
-    ys = [schedule.target(v) for v in node.outs[len(carried):]]
+    collected = graph.outputs[len(carried):]
+    kept = [x in collected or y in collected for x, y in zip(graph.inputs[consts:at], graph.outputs, strict=False)]
+    states = [windows.history(v.aval, extent, params["reverse"]) if keep and v.aval.size else windows.halves(v.aval)
+              for v, keep in zip(carried, kept, strict=True)]
+    for state, place in zip(states, given[consts:at], strict=True):
+        lowering.copy(place, state.after(0))
+    lines = {atom: line for state, x, y in zip(states, graph.inputs[consts:at], graph.outputs, strict=False)
+             for atom, line in ((x, state.read), (y, state.stored)) if line is not None}
+    stacked = [(v, atom) for v, atom in zip(node.outs[len(carried):], collected, strict=True) if atom not in lines]
+    ys = [schedule.target(v) for v, _ in stacked]
+    region.graph = Graph(graph.inputs, graph.nodes, [*graph.outputs[:len(carried)], *(atom for _, atom in stacked)])
     with lowering.region() as steps:
         sequences = [windows.over(place, extent, params["reverse"]) for place in given[at:]]
         targets = [windows.over(y, extent, params["reverse"]) for y in ys]
-        region.bind(graph.inputs, [*given[:consts], *(now for now, _, _ in halves), *sequences])
-        region.run([*(following for _, following, _ in halves), *targets])
+        region.bind(graph.inputs, [*given[:consts], *(state.now for state in states), *sequences])
+        region.run([*(state.following for state in states), *targets])
     lowering.add(Repeat(f"scan_{extent}", extent, tuple(windows.numbers), tuple(steps)))
-    _deliver(schedule, carried, [half(extent) for _, _, half in halves])
+    _deliver(schedule, carried, [state.after(extent) for state in states])
+    from_lines = [(v, lines[atom]) for v, atom in zip(node.outs[len(carried):], collected, strict=True) if atom in lines]
+    _deliver(schedule, [v for v, _ in from_lines], [line for _, line in from_lines])
 
 
 def _deliver(schedule: Any, variables: Sequence[Var], places: Sequence[Place]) -> None:
@@ -158,10 +194,10 @@ def _while(schedule: Any, node: Node) -> None:
     tests, at = params["tests"], params["tests"] + params["consts"]
     given = list(map(schedule.place, node.inputs))
     windows = Windows(lowering)
-    halves = [windows.halves(v.aval) for v in node.outs]
-    for (_, _, half), place in zip(halves, given[at:], strict=True):
-        lowering.copy(place, half(0))
-    now = [reading for reading, _, _ in halves]
+    states = [windows.halves(v.aval) for v in node.outs]
+    for state, place in zip(states, given[at:], strict=True):
+        lowering.copy(place, state.after(0))
+    now = [state.now for state in states]
     flag = lowering.temporary(np.dtype(np.bool_), ())
     with lowering.region() as test:
         region = Region(schedule, params["condition"])
@@ -170,7 +206,7 @@ def _while(schedule: Any, node: Node) -> None:
     with lowering.region() as body:
         region = Region(schedule, params["body"])
         region.bind(params["body"].inputs, [*given[tests:at], *now])
-        region.run([following for _, following, _ in halves])
+        region.run([state.following for state in states])
     outs = [schedule.target(v) for v in node.outs]
     with lowering.region() as after:
         for place, out in zip(now, outs, strict=True):

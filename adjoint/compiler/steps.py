@@ -107,10 +107,12 @@ def roots(buffers: tuple[Buffer, ...], number: int) -> tuple[int, ...]:
 
 
 def disjoint_windows(x: Buffer, y: Buffer) -> bool:
-    """True for two windows of the same loop that never share an element: the two halves between which a carried value alternates."""
-    if not (isinstance(x, Window) and isinstance(y, Window)) or x.base != y.base or x.period != 2 or y.period != 2:
+    """True for two windows of a loop that share no element in any pass: the states of a carried value before and after it."""
+    if not (isinstance(x, Window) and isinstance(y, Window)) or x.base != y.base or x.period != y.period:
         return False
-    return all(x.place(i) + x.size <= y.place(i) or y.place(i) + y.size <= x.place(i) for i in (0, 1))
+    if not x.period:
+        return x.step == y.step and (x.start + x.size <= y.start or y.start + y.size <= x.start)
+    return all(x.place(i) + x.size <= y.place(i) or y.place(i) + y.size <= x.place(i) for i in range(x.period))
 
 
 def check_windows(program: Program) -> str:
