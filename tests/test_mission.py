@@ -19,9 +19,9 @@ from tools import mission
 
 TEXTS = mission.sources()
 TEXT = mission.PAGE.read_text(encoding="utf-8")
-DUE = frozenset([*range(1, 12), *range(17, 20), 22, 34, *range(41, 44), *range(49, 58), *range(67, 70), *range(72, 78), 80, 82, *range(85, 88),
-                 90, 91, 98, 101, *range(103, 124), *range(126, 129), *range(133, 137), 140, 141, 143, 144, 146, 150, 154, *range(158, 162),
-                 *range(169, 172), 174, *range(176, 189)])                  # what is built; the other rows are of what is to come
+DUE = frozenset([*range(1, 12), *range(17, 20), 22, 34, *range(41, 44), *range(49, 58), *range(67, 70), *range(72, 78), 80, 82,
+                 *range(85, 88), 90, 91, 98, 101, *range(103, 124), *range(126, 129), *range(133, 137), 140, 141, 143, 144, 146, 150, 154,
+                 *range(158, 162), *range(169, 172), 174, *range(176, 189)])        # built: these may not be to come again
 FIRST = "tests/test_mission_numbers.py::test_the_value_of_the_survey_function"
 
 
