@@ -118,7 +118,7 @@ def main() -> None:
         found = record[function.__name__] = against_dimension(function)
         shown = ", ".join(f"{f['dimension']:,}: {f['ratio']:.2f}" for f in found)
         print(f"{function.__name__} in so many variables, {shown}; slope of log10(ratio) for ten times as many: {slope_of(found):+.4f}")
-    print(f"(separable: at most {SLOPE}. coupled: the gradient puts slices back into arrays of their own, which costs more beyond the caches.)")
+    print(f"(separable: at most {SLOPE}; coupled: its gradient puts slices back into arrays, which costs more beyond the caches)")
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
