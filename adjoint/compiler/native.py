@@ -26,7 +26,7 @@ from .lower import Failure
 from .pipeline import Built, build
 from .runtime import load_program
 from .signature import Array, Fresh, Named, Record, Scalar, Signature, Static, tree_of
-from .steps import weighted
+from .steps import is_endless, weighted
 from .target import host_target
 
 SECONDS_PER_OPERATION = 5e-11        # a rough scalar operation of a vector loop, on one core
@@ -99,7 +99,7 @@ def specialize(native: Native, arguments: list[Any], results: Any, donated: bool
     signature = Signature(tuple(arguments), results, len(program.buffers) + 1, arena, scratch_at + scratch_bytes(program), slots)
     seconds = estimated_seconds(native.built)
     return Specialization(signature, native.address, lambda status: raise_failure(native, status), owner=native.code, hidden=hidden,
-                          threads=MAX_THREADS if seconds > THREADS_ABOVE else 1, release_gil=seconds > RELEASE_ABOVE, rebuild=rebuild,
+                          threads=MAX_THREADS if seconds > THREADS_ABOVE else 1, release_gil=seconds > RELEASE_ABOVE or is_endless(program.steps), rebuild=rebuild,
                           exclusive=donated)
 
 
@@ -159,6 +159,9 @@ def failure_error(failure: Failure) -> AdjointError:
         axis, size = detail.get("axis", "?"), detail.get("size", "?")
         return IndexRangeError(explain(f"{name}: an index is outside its axis (axis {axis} has size {size}).", where=where,
                                        remedy="Check the indices against the shape; negative ones count from the end."))
+    if failure.kind == "label":
+        return IndexRangeError(explain(f"a label is outside of 0..{detail['size'] - 1}.", where=where,
+                                       remedy="Number the classes from 0, and check the size of the last layer."))
     if failure.kind == "division":
         return DivisionError(explain(f"{name}: integer division by zero, or of the smallest integer by -1.", where=where,
                                      remedy="Guard the divisor: np.where(d == 0, 1, d)."))

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.aval import aval_of
 from ..errors import DtypeError, IndexRangeError, ShapeError, explain
+from ..primitives.indexing import label
 from ..primitives.piecewise import relu
 from ..primitives.special import softplus
 from ..transforms.custom import stop_gradient
@@ -22,13 +23,13 @@ def cross_entropy(logits: Any, labels: Any, *, label_smoothing: float = 0.0) -> 
     """Mean over examples of -sum_k q_k log softmax(logits)_k, q = (1 - s) [k = label] + s / classes, s = label_smoothing.
 
     Shapes: logits [..., classes], labels integer [...]. Computed as logsumexp(z) - sum q z with z shifted by its maximum. Labels are
-    compared with 0..classes-1, not gathered, so that loss and gradient fuse; labels that are plain arrays are checked for range.
+    compared with 0..classes-1, so that loss and gradient fuse, and checked for range, in native code too.
     Raises: ShapeError, DtypeError, IndexRangeError. Source: Szegedy et al., arXiv 1512.00567, section 7 (smoothing).
 
     >>> float(cross_entropy(np.log(np.array([[0.25, 0.75], [0.5, 0.5]])), np.array([1, 0])).round(12))  # -(log 0.75 + log 0.5) / 2
     0.490414626506
     """
-    _check_labels("cross_entropy", "logits", logits, labels)
+    labels = _checked_labels("cross_entropy", "logits", logits, labels)
     classes = np.shape(logits)[-1]
     z = logits - stop_gradient(np.max(logits, axis=-1, keepdims=True))
     hot = labels[..., None] == np.arange(classes)
@@ -49,12 +50,13 @@ def nll_loss(log_probabilities: Any, labels: Any) -> Any:
     >>> float(nll_loss(np.log(np.array([[0.25, 0.75], [0.5, 0.5]])), np.array([1, 0])).round(12))
     0.490414626506
     """
-    _check_labels("nll_loss", "log probabilities", log_probabilities, labels)
+    labels = _checked_labels("nll_loss", "log probabilities", log_probabilities, labels)
     hot = labels[..., None] == np.arange(np.shape(log_probabilities)[-1])
     return np.mean(-np.sum(np.where(hot, log_probabilities, 0.0), axis=-1))
 
 
-def _check_labels(name: str, what: str, scores: Any, labels: Any) -> None:
+def _checked_labels(name: str, what: str, scores: Any, labels: Any) -> Any:
+    """The labels, which fit the scores; of traced ones native code checks the range."""
     shape = np.shape(scores)
     if not shape or np.shape(labels) != shape[:-1]:
         raise ShapeError(explain(f"{name}: {what} {shape} need labels {shape[:-1]}, found {np.shape(labels)}.",
@@ -65,6 +67,7 @@ def _check_labels(name: str, what: str, scores: Any, labels: Any) -> None:
     if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise IndexRangeError(explain(f"{name}: labels go from {labels.min()} to {labels.max()}, classes from 0 to {classes - 1}.",
                                       remedy="Number the classes from 0, and check the size of the last layer."))
+    return labels if isinstance(labels, (np.ndarray, np.generic)) else label(labels, classes=classes)
 
 
 def _check_shapes(name: str, **arrays: Any) -> None:

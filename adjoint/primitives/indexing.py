@@ -19,7 +19,7 @@ from ..errors import DtypeError, IndexRangeError, ShapeError, explain
 from .arithmetic import where
 from .broadcasting import broadcast_shape, full, move_axis, move_front, zeros_of
 from .comparison import equal
-from .kinds import General, constant, general, linear
+from .kinds import General, constant, general, linear, stepwise
 
 ROW = 32             # numbers from which a row is added as a whole
 
@@ -331,3 +331,22 @@ def one_hot(labels, *, classes, dtype):
         raise IndexRangeError(explain(f"one_hot: label {labels[outside][0]} is outside of 0..{classes - 1}.",
                                       remedy="Number the classes from 0, and check their count."))
     return (labels[..., None] == np.arange(classes)).astype(dtype)
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+def _emit_label(e: Any, x: Any, classes: int) -> Any:
+    e.require(e.and_(e.ge(x, 0), e.lt(x, classes)), "label", size=classes)
+    return x
+
+
+@stepwise(arity=1, reason="labels are integers", accepts="iu", selects=True, lower=lambda e, x, *, classes: _emit_label(e, x, classes),
+          samples=lambda rng: [((rng.integers(0, 4, shape),), {"classes": 4}) for shape in ((3, 2), (5,), (0, 2), ())])
+def label(x, *, classes):
+    """The same integers, checked to be classes 0..classes-1. Raises: IndexRangeError, in native code too."""
+    outside = (np.less(x, 0) | np.greater_equal(x, classes)).ravel()
+    if outside.any():
+        raise IndexRangeError(explain(f"label {np.ravel(x)[outside][0]} is outside of 0..{classes - 1}.",
+                                      remedy="Number the classes from 0, and check the size of the last layer."))
+    return x

@@ -48,6 +48,8 @@ CASES = {
     # values
     "a label out of range": (lambda: nn.cross_entropy(ROWS, LABELS + 1), IndexRangeError, ["from 1 to 3", "0 to 2"]),
     "a negative label": (lambda: nn.nll_loss(ROWS, LABELS - 1), IndexRangeError, ["from -1 to 1", "0 to 2"]),
+    "a label out of range in native code": (lambda: ad.compile(nn.cross_entropy)(ROWS, LABELS + 1), IndexRangeError, ["label", "0..2"]),
+    "a label out of range in a batch": (lambda: ad.vmap(nn.nll_loss)(ROWS, LABELS - 1), IndexRangeError, ["label -1", "0..2"]),
     "a symbol out of range": (lambda: nn.Embedding(3, 2, rng=RNG)(LABELS + 1), IndexRangeError, ["3"]),
     "one example under batch norm in training": (lambda: trained(nn.BatchNorm1d(3), ROWS[:1]), ShapeError,
                                                    ["one value per channel", "[1,3]"]),
