@@ -20,6 +20,7 @@ from ..tree import Structure, flatten, unflatten
 from .collectives import all_reduce, broadcast
 from .communicator import Communicator
 from .fixed_point import exact_sum
+from .schedules import bounds
 
 SHARDS = 12             # virtual shards of an exact step: dealt evenly to 1, 2, 3, 4, 6 and 12 ranks
 BUCKET = 25 * 2 ** 20   # bytes of gradients that are summed together
@@ -103,25 +104,75 @@ def hash_of(structure: Structure, arrays: list[np.ndarray]) -> int:
     return value >> 1
 
 
-def make_step(loss: Callable, optimizer: Optimizer, communicator: Communicator, *, exact_reduce: bool = False, shards: int = SHARDS,
-              bucket_bytes: int = BUCKET, compiled: bool = True) -> Callable:
-    """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite), as train.make_step, over all ranks together.
+class DataParallel:
+    """Workers that hold the same model and share each batch: gradients are added over all of them before one common update.
 
-    x, y: this rank's examples; the ranks' batches may differ in size: gradients and loss are averages over all examples. model and state
-    must be equal on all ranks (`agree`). exact_reduce: the batch of all ranks is cut into `shards` shards (each rank computes an equal
-    number of them, of equal size), whose gradients are added in fixed point: the same bits for every number of ranks. Costs twice the
-    bytes on the wire and one pass over the gradients per shard. Source: Goyal et al., arXiv 1706.02677 (averages over all examples).
+    In train.fit: parallel=DataParallel(world()). In a loop of your own: `agree` once, then the step of `make_step` on a `share` of each
+    batch.
+    exact_reduce: each batch is cut into `shards` equal shards, of which every rank computes as many, and their gradients are added in fixed
+    point: the same bits for every number of ranks that divides `shards`, at twice the bytes on the wire and one pass over the gradients a
+    shard. Source: Goyal et al., arXiv 1706.02677 (averages over all examples).
 
-    >>> from adjoint import nn, optim
-    >>> from adjoint.distributed.communicator import Alone
-    >>> rule, x = optim.sgd(0.5), np.array([[1.0], [2.0]])
-    >>> model = nn.Linear(1, 1, rng=np.random.default_rng(0), dtype=np.float64)
-    >>> model, state, loss, norms, finite = make_step(nn.squared_error, rule, Alone(), compiled=False)(model, rule.init(model), x, 3.0 * x)
-    >>> len(norms), bool(finite)
-    (2, True)
+    Example:
+        >>> from adjoint import nn, optim, train
+        >>> from adjoint.distributed.threads import run_threads
+        >>> x = np.linspace(-1, 1, 8)[:, None]
+        >>> def program(world):
+        ...     model = nn.Linear(1, 1, rng=np.random.default_rng(world.rank), dtype=np.float64)
+        ...     return train.fit(model, (x, 2 * x), optimizer=optim.sgd(0.5), loss=nn.squared_error, epochs=40, batch=8,
+        ...                      parallel=DataParallel(world), compiled=False).model.weight.round(3)
+        >>> run_threads(2, program)
+        [array([[2.]]), array([[2.]])]
     """
-    check_parts(loss, optimizer)
-    return _Step(loss, optimizer, communicator, shards if exact_reduce else 0, bucket_bytes, compiled)
+
+    def __init__(self, communicator: Communicator, *, exact_reduce: bool = False, shards: int = SHARDS, bucket_bytes: int = BUCKET):
+        if exact_reduce and shards % communicator.size:
+            raise ConfigError(explain(f"exact_reduce: {shards} shards cannot be dealt evenly to {communicator.size} ranks.",
+                                      remedy=f"Choose shards={communicator.size * max(1, shards // communicator.size)}, on every run."))
+        self.communicator, self.shards, self.bucket_bytes = communicator, shards if exact_reduce else 0, bucket_bytes
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which writes logs and checkpoints."""
+        return self.communicator.rank == 0
+
+    def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
+        """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite), as train.make_step, over all ranks together.
+
+        x, y: this rank's examples; the ranks' batches may differ in size: gradients and loss are averages over all examples. model and
+        state must be equal on all ranks (`agree`).
+        """
+        check_parts(loss, optimizer)
+        return _Step(loss, optimizer, self.communicator, self.shards, self.bucket_bytes, compiled)
+
+    def share(self, *arrays: Any) -> tuple:
+        """This rank's rows of arrays [examples, ...]; the ranks' shares differ by one row at most.
+
+        >>> from adjoint.distributed.threads import run_threads
+        >>> run_threads(2, lambda c: DataParallel(c).share(np.arange(5))[0])
+        [array([0, 1]), array([2, 3, 4])]
+        """
+        limits = bounds(len(arrays[0]), self.communicator.size)
+        if limits[-1] < self.communicator.size:
+            raise ShapeError(explain(f"a batch of {len(arrays[0])} examples cannot be shared by {self.communicator.size} ranks.",
+                                     remedy="Give larger batches, or start fewer ranks."))
+        return tuple(x[limits[self.communicator.rank]:limits[self.communicator.rank + 1]] for x in arrays)
+
+    def agree(self, model: Any, state: Any) -> tuple[Any, Any]:
+        """Rank 0's model and optimizer state, on every rank."""
+        return agree(self.communicator, model, state)
+
+    def tell(self, message: bytes) -> bytes:
+        """Rank 0's message, on every rank."""
+        size = broadcast(np.array([len(message)]), self.communicator)
+        text = np.zeros(size[0], np.uint8)
+        if self.leads:
+            text[:] = np.frombuffer(message, np.uint8)
+        return broadcast(text, self.communicator).tobytes()
+
+    def largest(self, number: int) -> int:
+        """The largest of every rank's number."""
+        return int(all_reduce(np.array([number]), self.communicator, combine=np.maximum)[0])
 
 
 class _Step:
@@ -129,9 +180,6 @@ class _Step:
 
     def __init__(self, loss: Callable, optimizer: Optimizer, communicator: Communicator, shards: int, bucket_bytes: int, compiled: bool):
         self.loss, self.optimizer, self.communicator, self.shards, self.bucket_bytes = loss, optimizer, communicator, shards, bucket_bytes
-        if shards and shards % communicator.size:
-            raise ConfigError(explain(f"exact_reduce: {shards} shards cannot be dealt evenly to {communicator.size} ranks.",
-                                      remedy=f"Choose shards={communicator.size * max(1, shards // communicator.size)}, on every run."))
         self._local = compile(self._gradients) if compiled else self._gradients
         self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
         self._layout: Layout | None = None
@@ -153,7 +201,9 @@ class _Step:
 
     def _summed(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
         """Totals over all ranks in floating point: (examples * loss, examples), buckets, taps."""
-        value, buckets, taps = self._local(model, x, y, key)
+        rank, size = self.communicator.rank, self.communicator.size
+        own = key if key is None or size == 1 else np.array([key[0], key[1] * size + rank])         # other random numbers on every rank
+        value, buckets, taps = self._local(model, x, y, own)
         total = all_reduce(np.array([value, np.shape(x)[0]], np.float64), self.communicator)
         buckets = tuple(all_reduce(np.array(flat), self.communicator) for flat in buckets)
         return total, buckets, {name: all_reduce(np.array(v), self.communicator) for name, v in taps.items()}

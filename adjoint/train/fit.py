@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..data import Batches
@@ -23,8 +24,9 @@ from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
 from .evaluate import Predictor, error_rate
 from .interrupts import deferred_interrupts
-from .loop import InputNoise, Step, Transform, check_parts, gradient_names, make_step, steps, with_arrays
+from .loop import InputNoise, Step, Transform, check_parts, gradient_names, steps, with_arrays
 from .nonfinite import birth_of_nonfinite
+from .parallel import OneWorker, Parallel
 from .progress import Progress
 from .run_folder import RunFolder
 from .stopping import EarlyStopping
@@ -53,14 +55,16 @@ class Fit:
 def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Callable = cross_entropy, batch: int = 64,
         noise: float = 0.0, augment: Transform | None = None, seed: int = 0, validation: Arrays | None = None,
         folder: RunFolder | None = None, resume: bool = False, save_seconds: float = SAVE_SECONDS,
-        stop: Callable[[list], bool] | None = None, progress: Progress | None = None, compiled: bool = True) -> Fit:
+        stop: Callable[[list], bool] | None = None, progress: Progress | None = None, parallel: Parallel | None = None,
+        compiled: bool = True) -> Fit:
     """Train a model on (x, y): shuffled mini-batches, one compiled step each, until `epochs` are done or stop(history) is true.
 
     loss(model(x), y) is a number, of the model in training mode (nn.training); noise: deviation of the normal noise added to x at each
     step; augment(x, count): what step `count` sees of a batch; seed: of the order, the noise and dropout; validation: (x, y) whose error
     (loss, if y is not integer) is measured each epoch; folder, resume: where checkpoints and metrics go, and whether to go on from
-    there; save_seconds: seconds between checkpoints. An epoch is every whole batch once; what does not fill a batch waits for a later
-    epoch. Ctrl-C ends the run after the step in progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
+    there; save_seconds: seconds between checkpoints; parallel: workers that share each batch (distributed.DataParallel), of which one
+    writes. An epoch is every whole batch once; what does not fill a batch waits for a later epoch. Ctrl-C ends the run after the step in
+    progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
     Raises: NonFiniteError before the update that would have brought NaN or infinity into the model; ConfigError, DataError.
 
     Example:
@@ -77,9 +81,11 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
     for x, y in filter(None, (data, validation)):
         _rehearse(model, loss, np.asarray(x), np.asarray(y))
-    run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, compiled)
-    if resume:
+    run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, parallel or OneWorker(), compiled)
+    if resume and run.parallel.leads:
         run.resume()
+    if parallel:
+        run.agree()
     add_noise = InputNoise(noise, seed, compiled=compiled) if noise else None
     if augment and add_noise:
         return run.train(lambda x, count: add_noise(augment(x, count), count))
@@ -114,11 +120,13 @@ class _Run:
     """The state of one call of fit."""
 
     def __init__(self, model: Any, optimizer: Optimizer, loss: Callable, batches: Batches, epochs: int, validation: Arrays | None,
-                 folder: RunFolder | None, save_seconds: float, stop: Callable | None, progress: Progress | None, compiled: bool):
+                 folder: RunFolder | None, save_seconds: float, stop: Callable | None, progress: Progress | None, parallel: Parallel,
+                 compiled: bool):
         self.loss, self.batches, self.epochs, self.validation = loss, batches, epochs, validation
-        self.folder, self.save_seconds, self.stop, self.progress = folder, save_seconds, stop, progress
+        self.save_seconds, self.stop, self.parallel = save_seconds, stop, parallel
+        self.folder, self.progress = (folder, progress) if parallel.leads else (None, None)
         self.names, self.seed = gradient_names(model), batches.state()["seed"]
-        self.step, self.predict = make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled)
+        self.step, self.predict = parallel.make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled)
         self.fit = Fit(model, optimizer.init(model), seconds={"steps": 0.0, "validation": 0.0, "checkpoints": 0.0})
         self.total, self.counted = 0.0, 0                   # of the epoch under way
         self.saved = self.began = time.monotonic()
@@ -159,6 +167,15 @@ class _Run:
         self.total, self.counted = float(found.metadata["total"]), found.counter("counted")
         self.fit.history = self.folder.rewind(self.batches.epoch)
 
+    def agree(self) -> None:
+        """Begin where the leader stands: its model, its state, its place in the data."""
+        self.fit.model, self.fit.state = self.parallel.agree(self.fit.model, self.fit.state)
+        mine = {"batches": self.batches.state(), "steps": self.fit.steps, "total": self.total, "counted": self.counted,
+                "history": self.fit.history}
+        told = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(mine)))
+        self.batches.restore(told["batches"])
+        self.fit.steps, self.total, self.counted, self.fit.history = told["steps"], told["total"], told["counted"], told["history"]
+
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self, transform: Callable | None) -> Fit:
@@ -171,7 +188,7 @@ class _Run:
                     start = time.monotonic()
                     if stopping:
                         break
-                if number := interrupted():
+                if number := self.parallel.largest(interrupted() or 0):
                     self.fit.interrupted = number
                     break
                 if time.monotonic() - self.saved > self.save_seconds:

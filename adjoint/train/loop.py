@@ -117,11 +117,11 @@ def gradient_names(model: Any) -> list[str]:
 
 
 def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: int, done: int = 0,
-          transform: Transform | None = None, seed: int = 0) -> Iterator[Step]:
+          transform: Transform | None = None, seed: int = 0, share: Callable | None = None) -> Iterator[Step]:
     """Walk the batches until `epochs` are done, one step each: the loop that you may open and rewrite.
 
     done: steps done before (on resuming). transform(x, count) returns what a step sees of a batch. seed: of the random numbers inside the
-    model (dropout), which are those of (seed, count) at each step.
+    model (dropout), which are those of (seed, count) at each step. share(x, y): the rows of a batch that are this worker's.
 
     >>> from adjoint import nn, optim
     >>> optimizer, x = optim.sgd(0.5), np.array([[1.0], [-1.0]])
@@ -137,6 +137,8 @@ def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: i
         for x, y in batches:
             if transform is not None:
                 x = transform(x, count)
+            if share is not None:
+                x, y = share(x, y)
             key = (np.array([seed, count]),) if draws else ()
             model, state, loss, norms, finite = step(model, state, x, y, *key)
             count += 1

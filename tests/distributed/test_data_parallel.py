@@ -1,11 +1,13 @@
 """Data parallelism: n ranks train as one process does; exact sums make that hold to the bit."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 import adjoint as ad
 from adjoint import nn, optim, train
-from adjoint.distributed import Alone, agree, exact_sum, make_step, run_threads
+from adjoint.distributed import Alone, DataParallel, agree, exact_sum, run_threads
 from adjoint.distributed.data_parallel import layout_of, packed, unpacked
 from adjoint.errors import CommunicationError, ConfigError, ShapeError
 from adjoint.tree import flatten
@@ -39,7 +41,7 @@ def train_on(n, steps, *, dtype=np.float64, sizes=None, p=0.0, compiled=False, *
     def program(c):
         model = network(dtype, seed=c.rank, p=p)                 # every rank begins differently: rank 0's model is handed round
         model, state = agree(c, model, rule.init(model))
-        step, losses = make_step(nn.cross_entropy, rule, c, compiled=compiled, **options), []
+        step, losses = DataParallel(c, **options).make_step(nn.cross_entropy, rule, compiled=compiled), []
         for k in range(steps):
             own = rows[c.rank]
             model, state, loss, _, _ = step(model, state, x[k, own], y[k, own], np.array([5, k]) if p else None)
@@ -116,7 +118,7 @@ def test_what_is_not_finite_is_not_finite_on_every_rank():
 
     def program(c):
         rule, model = optim.sgd(0.1), network()
-        step = make_step(nn.squared_error, rule, c, compiled=False)
+        step = DataParallel(c).make_step(nn.squared_error, rule, compiled=False)
         x = np.full((4, 6), np.nan if c.rank == 1 else 1.0)
         after, _, _, _, finite = step(model, rule.init(model), x, np.zeros((4, 3)))
         return bool(finite), np.array_equal(after[0].weight, model[0].weight)
@@ -142,13 +144,38 @@ def test_other_models_are_refused_on_every_rank():
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigError, match="12 shards cannot be dealt evenly to 5 ranks"):
-        run = lambda c: make_step(nn.squared_error, optim.sgd(0.1), c, exact_reduce=True)
-        try:
-            run_threads(5, run, seconds=5)
-        except CommunicationError as error:
-            raise error.__cause__ from None
+    with pytest.raises(CommunicationError, match="12 shards cannot be dealt evenly to 5 ranks") as caught:
+        run_threads(5, lambda c: DataParallel(c, exact_reduce=True), seconds=5)
+    assert isinstance(caught.value.__cause__, ConfigError)
+    with pytest.raises(CommunicationError, match="a batch of 2 examples cannot be shared by 3 ranks"):
+        run_threads(3, lambda c: DataParallel(c).share(np.ones(2)), seconds=5)
     rule, model = optim.sgd(0.1), network()
-    step = make_step(nn.squared_error, rule, Alone(), exact_reduce=True, compiled=False)
+    step = DataParallel(Alone(), exact_reduce=True).make_step(nn.squared_error, rule, compiled=False)
     with pytest.raises(ShapeError, match="7 examples of rank 0 are not 12 equal shards"):
         step(model, rule.init(model), np.ones((7, 6)), np.ones((7, 3)))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_fit_on_ranks_ends_as_fit_alone_and_resumes(n, tmp_path):
+    x, y = examples(5)
+    x, y = x.reshape(-1, 6), y.reshape(-1)
+    options = {"optimizer": optim.adam(1e-2), "epochs": 4, "batch": BATCH, "validation": (x[:20], y[:20]), "compiled": False}
+    alone = train.fit(network(), (x, y), **options)
+
+    def program(c, epochs, resume):
+        folder = contextlib.nullcontext()
+        if c.rank == 0:
+            folder = train.RunFolder.create(tmp_path, "run", {}) if not resume else train.RunFolder.open(
+                train.RunFolder.latest(tmp_path, "run"))
+        with folder as opened:
+            return train.fit(network(seed=c.rank), (x, y), **{**options, "epochs": epochs}, folder=opened, resume=resume,
+                             parallel=DataParallel(c))
+    whole = run_threads(n, lambda c: train.fit(network(seed=c.rank), (x, y), **options, parallel=DataParallel(c)), seconds=30)
+    for done in whole:
+        assert done.steps == alone.steps == 20
+        assert [line["validation_error"] for line in done.history] == [line["validation_error"] for line in alone.history]
+        assert np.abs(done.model[0].weight - alone.model[0].weight).max() < 1e-10
+    run_threads(n, lambda c: program(c, 2, False), seconds=30)
+    for done in run_threads(n, lambda c: program(c, 4, True), seconds=30):
+        assert done.steps == 20 and len(done.history) == 4
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(flatten(done.model)[0], flatten(whole[0].model)[0], strict=True))

@@ -1,0 +1,63 @@
+"""What `fit` asks of several workers that train together; here: of one worker alone.
+
+Invariant: every worker calls the same methods in the same order. May import: loop. Read next: distributed/data_parallel.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..optim import Optimizer
+from .loop import make_step
+
+
+class Parallel(Protocol):
+    """Workers that hold the same model and share each batch. leads: whether this one writes logs and checkpoints."""
+
+    leads: bool
+
+    def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
+        """A step as train.make_step's, over the examples of all workers."""
+        ...
+
+    def share(self, *arrays: Any) -> tuple:
+        """This worker's rows of a batch."""
+        ...
+
+    def agree(self, model: Any, state: Any) -> tuple[Any, Any]:
+        """The leader's model and state, everywhere."""
+        ...
+
+    def tell(self, message: bytes) -> bytes:
+        """The leader's message, everywhere."""
+        ...
+
+    def largest(self, number: int) -> int:
+        """The largest of every worker's number."""
+        ...
+
+
+class OneWorker:
+    """A process that trains by itself.
+
+    >>> OneWorker().leads, OneWorker().largest(3)
+    (True, 3)
+    """
+
+    leads = True
+
+    def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
+        return make_step(loss, optimizer, compiled=compiled)
+
+    def share(self, *arrays: Any) -> tuple:
+        return arrays
+
+    def agree(self, model: Any, state: Any) -> tuple[Any, Any]:
+        return model, state
+
+    def tell(self, message: bytes) -> bytes:
+        return message
+
+    def largest(self, number: int) -> int:
+        return number
