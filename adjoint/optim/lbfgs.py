@@ -1,7 +1,7 @@
 """L-BFGS: minimize a function of a tree of arrays with its exact gradient, to machine precision where the function allows.
 
-Invariant: every accepted point has a lower value than the one before; why the search ended is said. May import: L0-L4, line_search.
-Read next: line_search.py.
+Invariant: each point is lower than the one before, or as low to the rounding and less steep; why it ended is said.
+May import: L0-L4, line_search. Read next: line_search.py.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _step(problem: _Problem, pairs: _Pairs, x: np.ndarray, value: float, gradien
                 there = x + length * direction
                 f, g = problem(there)
                 return Point(length, f, float(g @ direction), (there, g))
-            found, _ = strong_wolfe(evaluate, Point(0.0, value, slope, (x, gradient)), first)
-            if found.value < value and np.isfinite(found.kept[1]).all():
+            found, wolfe = strong_wolfe(evaluate, Point(0.0, value, slope, (x, gradient)), first)
+            if (wolfe or found.value < value) and np.isfinite(found.kept[1]).all():
                 return found
         if not pairs.kept:
             return None

@@ -1,6 +1,6 @@
 """A step length for a descent direction: the strong Wolfe conditions by bracketing and zooming.
 
-phi(a) = f(x + a p), a: step length, p: direction. Invariant: a length that is returned as found satisfies both conditions exactly as
+phi(a) = f(x + a p), a: step length, p: direction. Invariant: a length that is returned as found satisfies both conditions as
 computed. May import: L0. Read next: lbfgs.py.
 """
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 DECREASE, CURVATURE = 1e-4, 0.9
 MOST = 30               # evaluations of one search
+ROUNDING = 2.0 ** -44    # of a value: what sums of many terms, some cancelled, may be off by
 GROWTH = 2.0            # of the step length while no bracket is found
 
 
@@ -27,8 +28,8 @@ class Point(NamedTuple):
 def strong_wolfe(evaluate: Callable[[float], Point], start: Point, first: float) -> tuple[Point, bool]:
     """A point with phi(a) <= phi(0) + 1e-4 a phi'(0) and |phi'(a)| <= 0.9 |phi'(0)|; and whether it was found.
 
-    start: phi at 0, phi'(0) < 0; first: the length tried first. If rounding ends the search, the lowest point that decreases phi comes
-    back with False; values that are not finite count as too far.
+    start: phi at 0, phi'(0) < 0; first: the length tried first. The first condition is `sufficient`. If rounding ends the search, the
+    lowest point that decreases phi comes back with False; values that are not finite count as too far.
     Source: Nocedal and Wright, Numerical Optimization, 2nd ed. 2006, algorithms 3.5 and 3.6.
 
     >>> parabola = lambda a: Point(a, (a - 3.0) ** 2, 2.0 * (a - 3.0), None)
@@ -39,7 +40,7 @@ def strong_wolfe(evaluate: Callable[[float], Point], start: Point, first: float)
     before, length = start, first
     for k in range(MOST):
         here = evaluate(length)
-        if not math.isfinite(here.value) or not sufficient(here, start) or (k > 0 and here.value >= before.value):
+        if not math.isfinite(here.value) or not sufficient(here, start) or (k > 0 and here.value > before.value):
             return _zoom(evaluate, start, before, here, MOST - k - 1)
         if abs(here.slope) <= -CURVATURE * start.slope:
             return here, True
@@ -50,12 +51,17 @@ def strong_wolfe(evaluate: Callable[[float], Point], start: Point, first: float)
 
 
 def sufficient(here: Point, start: Point) -> bool:
-    """The condition of sufficient decrease (Armijo's).
+    """The condition of sufficient decrease (Armijo's); where the two values differ by rounding alone, the slope's form of it.
+
+    phi'(a) <= (2 c - 1) phi'(0), c = 1e-4, which for a parabola is the same and is not lost in the digits of phi.
+    Source: Hager and Zhang, SIAM J. Optimization 16 (2005), eq. 4.1.
 
     >>> sufficient(Point(1.0, 0.5, 0.0, None), Point(0.0, 1.0, -1.0, None))
     True
     """
-    return here.value <= start.value + DECREASE * here.length * start.slope
+    rounding = ROUNDING * abs(start.value)
+    flatter = here.slope <= (2.0 * DECREASE - 1.0) * start.slope
+    return here.value <= start.value + DECREASE * here.length * start.slope or (abs(here.value - start.value) <= rounding and flatter)
 
 
 def _zoom(evaluate: Callable[[float], Point], start: Point, low: Point, high: Point, most: int) -> tuple[Point, bool]:
@@ -65,7 +71,7 @@ def _zoom(evaluate: Callable[[float], Point], start: Point, low: Point, high: Po
         if length == low.length or length == high.length:
             break
         here = evaluate(length)
-        if not math.isfinite(here.value) or not sufficient(here, start) or here.value >= low.value:
+        if not math.isfinite(here.value) or not sufficient(here, start) or here.value > low.value:
             high = here
             continue
         if abs(here.slope) <= -CURVATURE * start.slope:
