@@ -17,14 +17,10 @@ from adjoint.train import files
 
 from . import page, picture, record
 from .machine import ROOT
+from .parallel import say
 from .target import NAMES, Target, target
 
 DATA = ROOT.parent / "shared" / "data"
-
-
-def say(text: str) -> None:
-    """Progress, at once."""
-    print(f"  {text}", flush=True)
 
 
 def data_folder(target: Target, data: Path, *, quick: bool = False) -> Path:
@@ -43,7 +39,7 @@ def run(target: Target, data: Path, folder: Path = record.FOLDER) -> bool:
     if missing:
         raise ModuleNotFoundError(f"{target.name} needs {', '.join(missing)}: pip install 'adjoint[evidence]'")
     made_of, start = record.sources_of(target), time.perf_counter()
-    result = target.run(data_folder(target, data), say)
+    result = target.run(data_folder(target, data))
     found = record.record_of(target, result, made_of, time.perf_counter() - start)
     if record.sources_of(target) != made_of:
         raise RuntimeError(f"{target.name}: the sources changed while it ran")

@@ -7,14 +7,15 @@ from typing import Any
 
 from examples import adam_diverges as example
 
-from .target import Curve, Figure, Quick, Result, Say, Target
+from .parallel import say
+from .target import Curve, Figure, Quick, Result, Target
 
 STEPS, QUICK_STEPS = 6000, 60
 ENDS = {"Adam": 1.0, "AMSGrad": -1.0}
 NEAR = 0.05             # AMSGrad goes on to step about its end by alpha / sqrt t
 
 
-def run(folder: Path, say: Say, *, steps: int = STEPS) -> Result:
+def run(folder: Path, *, steps: int = STEPS) -> Result:
     """Every rule to the end: those of the theorem and those of PyTorch."""
     figures, curves, first = [], [], []
     for name, rule in example.rules().items():

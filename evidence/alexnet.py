@@ -10,7 +10,8 @@ import numpy as np
 from adjoint import nn, optim
 from examples import alexnet as example
 
-from .target import Curve, Figure, Quick, Result, Say, Target
+from .parallel import say
+from .target import Curve, Figure, Quick, Result, Target
 
 SEED, BATCH, STEPS, RATE = 0, 8, 3, 0.01
 COUNTS = {"AlexNet": 61_100_840, "AlexNet2012": 60_965_224}
@@ -38,7 +39,7 @@ def twin(network: type, x: np.ndarray, y: np.ndarray) -> list[float]:
     return losses
 
 
-def run(folder: Path, say: Say) -> Result:
+def run(folder: Path) -> Result:
     """Both networks, here and in PyTorch."""
     figures, curves, first, notes = [], [], [], {}
     for network, side in example.SIDES.items():

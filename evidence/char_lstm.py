@@ -11,13 +11,14 @@ from adjoint import nn, optim
 from adjoint.data import load_tiny_shakespeare
 from examples import char_lstm as example
 
-from .target import Curve, Figure, Quick, Result, Say, Target, beginning, saying
+from .parallel import say
+from .target import Curve, Figure, Quick, Result, Target, beginning, saying
 
 SEED = 0
 QUICK_STEPS = 60
 
 
-def run(folder: Path, say: Say, *, steps: int = example.STEPS) -> Result:
+def run(folder: Path, *, steps: int = example.STEPS) -> Result:
     """One seed."""
     text = load_tiny_shakespeare(folder)
     found = example.train(text, SEED, steps, saying(say, f"seed {SEED}", steps))

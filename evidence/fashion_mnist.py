@@ -14,7 +14,8 @@ from adjoint import nn, optim
 from adjoint.data import Dataset, Normalization, load_fashion_mnist
 from examples import lenet
 
-from .target import Curve, Figure, Quick, Result, Say, Target, every
+from .parallel import HOW, say, side_by_side
+from .target import Curve, Figure, Quick, Result, Target, saying
 
 SEEDS = (0, 1, 2)
 EPOCHS, BATCH = 10, 128
@@ -29,33 +30,31 @@ def prepared(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return lenet.images(data.train_x, scale), lenet.images(data.test_x, scale)
 
 
-def one(data: Dataset, seed: int, say: Say, *, dropout: bool = True, epochs: int = EPOCHS) -> tuple[list[float], float]:
-    """(losses, test accuracy after the last epoch) of one seed."""
+def one(folder: Path, seed: int, dropout: bool, epochs: int) -> tuple[list[float], float]:
+    """(losses, test accuracy in percent after the last epoch) of one seed."""
+    data = load_fashion_mnist(folder)
     x, test_x = prepared(data)
     model, losses = lenet.FashionNet(rng=np.random.default_rng(seed), dropout=dropout), []
-    most = epochs * (len(x) // BATCH)
+    most, name = epochs * (len(x) // BATCH), f"seed {seed}{'' if dropout else ' without dropout'}"
+    progress = saying(say, name, most)
     for done in lenet.steps(model, x, data.train_y, seed=seed, epochs=epochs, batch=BATCH):
         losses.append(float(done.loss))
         model = done.model
-        if every(done.count, most):
-            say(f"seed {seed}{'' if dropout else ' without dropout'}, step {done.count} of {most}: loss {np.mean(losses[-100:]):.4f}")
-    return losses, lenet.accuracy(model, test_x, data.test_y)
+        progress(done.count, losses[-1])
+    accuracy = 100 * lenet.accuracy(model, test_x, data.test_y)
+    say(f"{name}: test accuracy {accuracy:.2f} %")
+    return losses, accuracy
 
 
-def run(folder: Path, say: Say, *, seeds: Sequence[int] = SEEDS, epochs: int = EPOCHS) -> Result:
+def run(folder: Path, *, seeds: Sequence[int] = SEEDS, epochs: int = EPOCHS) -> Result:
     """Three seeds with dropout, the first of them again without."""
-    data, curves, accuracies = load_fashion_mnist(folder), [], []
-    for seed in seeds:
-        losses, accuracy = one(data, seed, say, epochs=epochs)
-        curves.append(Curve("dropout", seed, losses))
-        accuracies.append(100 * accuracy)
-        say(f"seed {seed}: test accuracy {accuracies[-1]:.2f} %")
-    losses, plain = one(data, seeds[0], say, dropout=False, epochs=epochs)
-    say(f"without dropout: test accuracy {100 * plain:.2f} %")
+    *dropped, (losses, plain) = side_by_side(one, [(folder, seed, True, epochs) for seed in seeds] + [(folder, seeds[0], False, epochs)])
+    accuracies = [accuracy for _, accuracy in dropped]
     figures = [Figure("mean test accuracy of three seeds", math.fsum(accuracies) / len(accuracies), least=92.3, unit="%"),
-               Figure("test accuracy without dropout", 100 * plain, least=91.5, unit="%")]
+               Figure("test accuracy without dropout", plain, least=91.5, unit="%")]
+    curves = [Curve("dropout", seed, found) for seed, (found, _) in zip(seeds, dropped, strict=True)]
     return Result(figures, [*curves, Curve("without dropout", seeds[0], losses)], seeds, Quick(curves[0].losses[:QUICK_STEPS]),
-                  {"each seed": ", ".join(f"{a:.2f} %" for a in accuracies), "the same recipe in PyTorch": TORCH})
+                  {"each seed": ", ".join(f"{a:.2f} %" for a in accuracies), "the same recipe in PyTorch": TORCH, "threads": HOW})
 
 
 def quick(folder: Path) -> Quick:

@@ -10,21 +10,31 @@ from typing import Any
 import numpy as np
 
 from adjoint import nn
-from adjoint.data import Text, load_tiny_shakespeare
+from adjoint.data import load_tiny_shakespeare
 from examples import gpt as example
 
-from .target import Curve, Figure, Quick, Result, Say, Target, beginning, saying
+from .parallel import HOW, say, side_by_side
+from .target import Curve, Figure, Quick, Result, Target, beginning, saying
 
 SEEDS = (0, 1, 2)
 QUICK_STEPS = 40
 
 
-def twin(text: Text, seed: int, steps: int, say: Say) -> tuple[list[float], float]:
+def ours(folder: Path, seed: int, steps: int) -> tuple[list[float], float, str]:
+    """(losses, held-out loss, a text) of the example."""
+    text = load_tiny_shakespeare(folder)
+    found = example.train(text, seed, steps, saying(say, f"seed {seed}", steps))
+    say(f"seed {seed}: held out {found['held_out']:.4f} nats, {found['seconds']:.0f} s")
+    return [loss for _, loss in found["curve"]], found["held_out"], example.write(found["model"], text)
+
+
+def twin(folder: Path, seed: int, steps: int) -> tuple[list[float], float]:
     """(losses, held-out loss) of PyTorch: the model of this seed, its batches, AdamW with decay on matrices, clipped at 1."""
     import torch
 
     from . import torch_models
     torch_models.use_threads()
+    text = load_tiny_shakespeare(folder)
     model = example.GPT(len(text.vocabulary), rng=np.random.default_rng(seed))
     module = torch_models.load_weights(torch_models.GPT(len(text.vocabulary)), model)
     matrices = [p for p in module.parameters() if p.dim() >= 2]
@@ -45,8 +55,9 @@ def twin(text: Text, seed: int, steps: int, say: Say) -> tuple[list[float], floa
     x, y = text.windows(example.CONTEXT)
     logits = torch_models.predictions(module, x, block=134)
     with torch.no_grad():
-        held_out = torch.nn.functional.cross_entropy(torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(y).flatten())
-    return losses, held_out.item()
+        held_out = torch.nn.functional.cross_entropy(torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(y).flatten()).item()
+    say(f"torch, seed {seed}: held out {held_out:.4f} nats")
+    return losses, held_out
 
 
 def rate(step: int, steps: int, warm: int) -> float:
@@ -56,28 +67,19 @@ def rate(step: int, steps: int, warm: int) -> float:
     return 1e-4 + 0.5 * 9e-4 * (1.0 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
-def run(folder: Path, say: Say, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEPS) -> Result:
+def run(folder: Path, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEPS) -> Result:
     """Three and three."""
-    text, curves, ours, theirs = load_tiny_shakespeare(folder), [], [], []
-    sample = ""
-    for seed in seeds:
-        found = example.train(text, seed, steps, saying(say, f"seed {seed}", steps))
-        curves.append(Curve("adjoint", seed, [loss for _, loss in found["curve"]]))
-        ours.append(found["held_out"])
-        say(f"seed {seed}: held out {ours[-1]:.4f} nats, {found['seconds']:.0f} s")
-        sample = sample or example.write(found["model"], text)
-    for seed in seeds:
-        losses, held_out = twin(text, seed, steps, say)
-        curves.append(Curve("torch", seed, losses))
-        theirs.append(held_out)
-        say(f"torch, seed {seed}: held out {held_out:.4f} nats")
-    mean, mean_of_torch = math.fsum(ours) / len(ours), math.fsum(theirs) / len(theirs)
+    calls = [(folder, seed, steps) for seed in seeds]
+    found, of_torch = side_by_side(ours, calls), side_by_side(twin, calls)
+    curves = [Curve("adjoint", seed, losses) for seed, (losses, _, _) in zip(seeds, found, strict=True)]
+    curves += [Curve("torch", seed, losses) for seed, (losses, _) in zip(seeds, of_torch, strict=True)]
+    mean, mean_of_torch = (math.fsum(one[1] for one in each) / len(seeds) for each in (found, of_torch))
     figures = [Figure("mean held-out loss of three seeds", mean, most=1.92, unit="nats"),
                Figure("mean minus torch's, absolute", abs(mean - mean_of_torch), most=0.015, unit="nats"),
                Figure("torch's mean held-out loss", mean_of_torch, unit="nats")]
-    each = [", ".join(f"{v:.4f}" for v in values) for values in (ours, theirs)]
+    each = [", ".join(f"{one[1]:.4f}" for one in values) for values in (found, of_torch)]
     return Result(figures, curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]),
-                  {"each seed": f"{each[0]}; torch's {each[1]}", "what it writes": " / ".join(sample.split("\n"))})
+                  {"each seed": f"{each[0]}; torch's {each[1]}", "what it writes": " / ".join(found[0][2].split("\n")), "threads": HOW})
 
 
 def quick(folder: Path) -> Quick:

@@ -10,7 +10,8 @@ import numpy as np
 from adjoint.data import load_digits, load_table
 from examples import logistic_regression as example
 
-from .target import Curve, Figure, Quick, Result, Say, Target
+from .parallel import say
+from .target import Curve, Figure, Quick, Result, Target
 
 QUICK_STEPS = 3
 
@@ -28,7 +29,7 @@ def problems(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
             ("optdigits / 16", *digits(), 10)]
 
 
-def run(folder: Path, say: Say) -> Result:
+def run(folder: Path) -> Result:
     """Both problems to the end, and scikit-learn's answers at tolerance 1e-12."""
     from sklearn.linear_model import LogisticRegression
     figures, curves, notes = [], [], {}

@@ -11,28 +11,34 @@ import numpy as np
 from adjoint import optim
 from examples import neural_turing_machine as example
 
-from .target import Curve, Figure, Picture, Quick, Result, Say, Target, beginning, saying
+from .parallel import HOW, say, side_by_side
+from .target import Curve, Figure, Picture, Quick, Result, Target, beginning, saying
 
 SEEDS = (0, 1)
 QUICK_STEPS = 25
 LENGTHS = (20, 40, 80)
 
 
-def run(folder: Path, say: Say, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEPS, count: int = 1000) -> Result:
+def one(seed: int, steps: int, count: int) -> tuple[list[float], list[float], np.ndarray]:
+    """(losses, wrong bits a sequence at each length, where the heads look)."""
+    found = example.train(seed, steps, progress=saying(say, f"seed {seed}", steps))
+    wrong = [example.wrong_bits(found["model"], length, count) for length in LENGTHS]
+    say(f"seed {seed}: wrong bits a sequence {', '.join(f'{w:.3f} at {n}' for w, n in zip(wrong, LENGTHS, strict=True))}, "
+        f"{found['seconds']:.0f} s")
+    reading, writing = example.focus(found["model"])
+    return [loss for _, loss in found["curve"]], wrong, np.concatenate([writing, reading], axis=1)
+
+
+def run(folder: Path, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEPS, count: int = 1000) -> Result:
     """Two seeds."""
     figures, curves, pictures, reported = [], [], [], []
-    for seed in seeds:
-        found = example.train(seed, steps, progress=saying(say, f"seed {seed}", steps))
-        curves.append(Curve("adjoint", seed, [loss for _, loss in found["curve"]]))
-        wrong = [example.wrong_bits(found["model"], length, count) for length in LENGTHS]
-        say(f"seed {seed}: wrong bits a sequence {', '.join(f'{w:.3f} at {n}' for w, n in zip(wrong, LENGTHS, strict=True))}, "
-            f"{found['seconds']:.0f} s")
+    for seed, (losses, wrong, focus) in zip(seeds, side_by_side(one, [(seed, steps, count) for seed in seeds]), strict=True):
+        curves.append(Curve("adjoint", seed, losses))
         figures.append(Figure(f"seed {seed}: wrong bits a sequence of length 20", wrong[0], most=0.1))
         reported += [Figure(f"seed {seed}: wrong bits at length {n}", w) for w, n in zip(wrong[1:], LENGTHS[1:], strict=True)]
-        reading, writing = example.focus(found["model"])
         pictures.append(Picture(f"seed {seed}: focus of the writing (left) and the reading head (right), memory cells by time, copying 20",
-                                np.concatenate([writing, reading], axis=1)))
-    return Result([*figures, *reported], curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]), {}, pictures)
+                                focus))
+    return Result([*figures, *reported], curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]), {"threads": HOW}, pictures)
 
 
 def quick(folder: Path) -> Quick:

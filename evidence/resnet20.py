@@ -11,39 +11,43 @@ from typing import Any
 import numpy as np
 
 from adjoint import nn, optim, train
-from adjoint.data import Batches, Dataset, load_cifar10
+from adjoint.data import Batches, load_cifar10
 from examples import resnet20 as example
 
-from .target import Curve, Figure, Quick, Result, Say, Target, every
+from .parallel import HOW, say, side_by_side
+from .target import Curve, Figure, Quick, Result, Target, saying
 
 SEEDS, EPOCHS, BATCH, RATE = (0, 1), 8, 64, 0.1
 QUICK_STEPS = 6
 
 
-def ours(data: Dataset, seed: int, say: Say, epochs: int) -> tuple[list[float], np.ndarray, Any]:
-    """(losses, test outputs, the trained model)."""
+def ours(folder: Path, seed: int, epochs: int) -> tuple[list[float], float, float]:
+    """(losses, test accuracy in percent, difference of the trained model's outputs from PyTorch's)."""
+    data = load_cifar10(folder)
     x, test_x = example.images(data)
     model, losses = example.ResNet20(rng=np.random.default_rng(seed)), []
-    most = epochs * (len(x) // BATCH)
+    progress = saying(say, f"seed {seed}", epochs * (len(x) // BATCH))
     for done in example.steps(model, x, data.train_y, seed=seed, epochs=epochs, batch=BATCH, rate=RATE):
         losses.append(float(done.loss))
         model = done.model
-        if every(done.count, most):
-            say(f"seed {seed}, step {done.count} of {most}: loss {np.mean(losses[-100:]):.4f}")
-    return losses, train.Predictor()(model, test_x), model
+        progress(done.count, losses[-1])
+    accuracy, difference = 100 * (1 - train.error_rate(train.Predictor()(model, test_x), data.test_y)), same_outputs(model, test_x)
+    say(f"seed {seed}: test accuracy {accuracy:.2f} %, outputs differ from torch's by {difference:.1e}")
+    return losses, accuracy, difference
 
 
-def twin(data: Dataset, seed: int, say: Say, epochs: int) -> tuple[list[float], np.ndarray]:
-    """(losses, test outputs) of PyTorch from the same weights on the same batches."""
+def twin(folder: Path, seed: int, epochs: int) -> tuple[list[float], float]:
+    """(losses, test accuracy in percent) of PyTorch from the same weights on the same batches."""
     import torch
 
     from . import torch_models
     torch_models.use_threads()
+    data = load_cifar10(folder)
     x, test_x = example.images(data)
     module = torch_models.load_weights(torch_models.ResNet20(), example.ResNet20(rng=np.random.default_rng(seed)))
     batches, losses = Batches(x, data.train_y, batch=BATCH, seed=seed, last="drop"), []
     rule, augment = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4), example.augmentation(seed)
-    schedule, most = rates(len(batches), epochs), epochs * len(batches)
+    schedule, progress = rates(len(batches), epochs), saying(say, f"torch, seed {seed}", epochs * len(batches))
     while batches.epoch < epochs:
         for images, labels in batches:
             rule.param_groups[0]["lr"] = schedule(len(losses))
@@ -52,9 +56,10 @@ def twin(data: Dataset, seed: int, say: Say, epochs: int) -> tuple[list[float], 
             loss.backward()
             rule.step()
             losses.append(loss.item())
-            if every(len(losses), most):
-                say(f"torch, seed {seed}, step {len(losses)} of {most}: loss {np.mean(losses[-100:]):.4f}")
-    return losses, torch_models.predictions(module, test_x)
+            progress(len(losses), losses[-1])
+    accuracy = 100 * (1 - train.error_rate(torch_models.predictions(module, test_x), data.test_y))
+    say(f"torch, seed {seed}: test accuracy {accuracy:.2f} %")
+    return losses, accuracy
 
 
 def rates(batches: int, epochs: int) -> Callable[[int], float]:
@@ -66,34 +71,26 @@ def rates(batches: int, epochs: int) -> Callable[[int], float]:
     return rate
 
 
-def same_outputs(model: Any, data: Dataset) -> float:
+def same_outputs(model: Any, test_x: np.ndarray) -> float:
     """max |a - b| / max |b| of the trained model's outputs, b PyTorch's from a safetensors file with the same weights."""
     from . import torch_models
-    _, test_x = example.images(data)
     module = torch_models.load_weights(torch_models.ResNet20(), model)
     theirs = torch_models.predictions(module, test_x)
     return float(np.abs(train.Predictor()(model, test_x) - theirs).max() / np.abs(theirs).max())
 
 
-def run(folder: Path, say: Say, *, seeds: Sequence[int] = SEEDS, epochs: int = EPOCHS) -> Result:
-    """Both trainings from each seed, and the outputs of one set of trained weights in both."""
-    data, accuracies, theirs, curves = load_cifar10(folder), [], [], []
-    for seed in seeds:
-        losses, outputs, model = ours(data, seed, say, epochs)
-        if not curves:
-            difference = same_outputs(model, data)
-        accuracies.append(100 * (1 - train.error_rate(outputs, data.test_y)))
-        curves.append(Curve("adjoint", seed, losses))
-        losses, outputs = twin(data, seed, say, epochs)
-        theirs.append(100 * (1 - train.error_rate(outputs, data.test_y)))
-        curves.append(Curve("torch", seed, losses))
-        say(f"seed {seed}: test accuracy {accuracies[-1]:.2f} %, torch's {theirs[-1]:.2f} %; outputs differ by {difference:.1e}")
-    mean, of_torch = math.fsum(accuracies) / len(seeds), math.fsum(theirs) / len(seeds)
-    figures = [Figure("outputs from the same safetensors file: max |a - b| / max |b|", difference, most=1e-5),
-               Figure("mean test accuracy minus torch's, absolute", abs(mean - of_torch), most=1.5, unit="points"),
-               Figure("mean test accuracy", mean, unit="%"), Figure("torch's mean test accuracy", of_torch, unit="%")]
-    each = ", ".join(f"{a:.2f} % (torch {b:.2f} %)" for a, b in zip(accuracies, theirs, strict=True))
-    return Result(figures, curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]), {"each seed": each})
+def run(folder: Path, *, seeds: Sequence[int] = SEEDS, epochs: int = EPOCHS) -> Result:
+    """Both trainings from each seed, and the outputs of trained weights in both."""
+    calls = [(folder, seed, epochs) for seed in seeds]
+    of_torch, found = side_by_side(twin, calls), side_by_side(ours, calls)
+    curves = [Curve("adjoint", seed, losses) for seed, (losses, _, _) in zip(seeds, found, strict=True)]
+    curves += [Curve("torch", seed, losses) for seed, (losses, _) in zip(seeds, of_torch, strict=True)]
+    mean, mean_of_torch = (math.fsum(one[1] for one in each) / len(seeds) for each in (found, of_torch))
+    figures = [Figure("outputs from the same safetensors file: max |a - b| / max |b|", max(one[2] for one in found), most=1e-5),
+               Figure("mean test accuracy minus torch's, absolute", abs(mean - mean_of_torch), most=1.5, unit="points"),
+               Figure("mean test accuracy", mean, unit="%"), Figure("torch's mean test accuracy", mean_of_torch, unit="%")]
+    each = ", ".join(f"{a[1]:.2f} % (torch {b[1]:.2f} %)" for a, b in zip(found, of_torch, strict=True))
+    return Result(figures, curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]), {"each seed": each, "threads": HOW})
 
 
 def quick(folder: Path) -> Quick:

@@ -102,7 +102,7 @@ class Target:
     title: str
     asked: str
     recipe: str
-    run: Callable[[Path, Say], Result]
+    run: Callable[[Path], Result]
     quick: Callable[[Path], Quick]
     sources: Callable[[], Sequence[Any]]
     folder: str | None = None

@@ -18,7 +18,7 @@ def one(found=0.5, seed=0):
     losses = [1.0 / (k + 1) for k in range(1234)]
     result = Result([Figure("loss", found, most=0.6, unit="nats"), Figure("other", 3.0)], [Curve("adjoint", seed, losses)], (seed,),
                     Quick(losses[:3]), {"said": "a word"})
-    return Target("gpt", "A title & more", "at most 0.6", "a recipe", lambda folder, say: result, lambda folder: Quick(losses[:3]),
+    return Target("gpt", "A title & more", "at most 0.6", "a recipe", lambda folder: result, lambda folder: Quick(losses[:3]),
                   lambda: [nn.cross_entropy])
 
 
@@ -55,9 +55,9 @@ def test_a_run_that_fails_leaves_the_old_record(stored, monkeypatch):
     made, _, folder = stored
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fails(where, say):
+    def fails(where):
         raise RuntimeError("out of luck")
-    for run in (fails, lambda where, say: one(found=math.nan).run(where, say)):
+    for run in (fails, lambda where: one(found=math.nan).run(where)):
         with pytest.raises((RuntimeError, ValueError)):
             command.run(dataclasses.replace(made, run=run), folder, folder)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
