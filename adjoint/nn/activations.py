@@ -17,7 +17,7 @@ from ..primitives.piecewise import relu as _relu
 from ..primitives.special import erf as _erf
 from ..primitives.special import logistic as _logistic
 from ..primitives.special import softplus as _softplus
-from ..transforms.custom import stop_gradient
+from ..transforms.custom import custom_vjp, stop_gradient
 from .module import Module
 
 
@@ -106,6 +106,20 @@ def silu(x: Any) -> Any:
     return x * _logistic(x)
 
 
+def _gelu(x: Any) -> tuple[Any, tuple]:
+    below = 0.5 + 0.5 * _erf(x * math.sqrt(0.5))
+    return x * below, (x, below)
+
+
+def _gelu_slope(residuals: tuple, y_bar: Any) -> tuple:
+    """y_bar (Phi(x) + x phi(x)): of what the way there has computed, x and Phi(x) are kept, no more."""
+    x, below = residuals
+    return (y_bar * (below + x * (np.exp(x * x * -0.5) * math.sqrt(0.5 / math.pi))),)
+
+
+_GELU = custom_vjp(lambda x: _gelu(x)[0], _gelu, _gelu_slope)
+
+
 def gelu(x: Any, approximate: str = "none") -> Any:
     """x Phi(x), Phi the normal distribution function, range [-0.17, inf); "tanh": x / 2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 
@@ -119,7 +133,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     if approximate != "none":
         raise ConfigError(explain(f"gelu: approximate is {approximate!r}, expected 'none' (by erf) or 'tanh'.",
                                   remedy="The exact form is the default."))
-    return x * (0.5 * (1.0 + _erf(x * 0.7071067811865476)))
+    return _GELU(x)
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
