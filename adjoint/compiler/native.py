@@ -99,7 +99,8 @@ def specialize(native: Native, arguments: list[Any], results: Any, donated: bool
     signature = Signature(tuple(arguments), results, len(program.buffers) + 1, arena, scratch_at + scratch_bytes(program), slots)
     seconds = estimated_seconds(native.built)
     return Specialization(signature, native.address, lambda status: raise_failure(native, status), owner=native.code, hidden=hidden,
-                          threads=MAX_THREADS if seconds > THREADS_ABOVE else 1, release_gil=seconds > RELEASE_ABOVE or is_endless(program.steps), rebuild=rebuild,
+                          threads=MAX_THREADS if seconds > THREADS_ABOVE else 1,
+                          release_gil=seconds > RELEASE_ABOVE or is_endless(program.steps), rebuild=rebuild,
                           exclusive=donated)
 
 

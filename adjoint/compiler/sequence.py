@@ -86,6 +86,11 @@ class Fork:
 Item = Step | Loop | Fork
 
 
+def may_stop(item: Item) -> bool:
+    """May an item end early, so that what follows must not use its results before the status was looked at?"""
+    return item.checks or item.cost >= POLL_COST or not isinstance(item, Step)
+
+
 def load_pointer(out: Inserted | Writer, table: str, number: int) -> str:
     """An entry of the table of pointers."""
     place = out.op(f"getelementptr i8, ptr {table}, i64 {8 * number}")
@@ -100,7 +105,7 @@ class ProgramWriter:
         self.out = Writer(text, "program", "i64", "ptr %buffers, i64 %thread, i64 %threads, ptr %control", linkage="")
         self.barrier = text.declare("adjoint_barrier", "i64", "ptr, i64")
         self.poll = text.declare("adjoint_poll", "i1", "ptr")
-        self.table, self.late = "%buffers", False
+        self.table, self.late, self.stop = "%buffers", False, ""
 
     def write(self) -> None:
         out = self.out
@@ -158,7 +163,7 @@ class ProgramWriter:
         if number == 0:
             return False, False
         before = items[number - 1]
-        look = number <= commit and (before.checks or before.cost >= POLL_COST or number == commit)
+        look = number <= commit and (may_stop(before) or number == commit)
         return before.parallel or items[number].parallel, look
 
     def _between(self, before: Item, look: bool, late: bool = False) -> None:
@@ -218,13 +223,20 @@ class ProgramWriter:
             self._call(item, begin, end)
 
     def _alone(self, item: Item) -> None:
-        """An item on this thread only."""
+        """An item on this thread only; where it has to stop, it jumps behind the outermost loop or branch that runs so."""
+        if isinstance(item, Step):
+            self._call(item, "0", str(item.extent))
+            return
+        outermost = not self.stop
+        self.stop = self.stop or self.out.fresh("stop")
         if isinstance(item, Loop):
             self._loop(item, self._all_alone, self._pass_alone)
-        elif isinstance(item, Fork):
-            self._fork(item, self._all_alone)
         else:
-            self._call(item, "0", str(item.extent))
+            self._fork(item, self._all_alone)
+        if outermost:
+            self.out.jump(self.stop)
+            self.out.enter(self.stop)
+            self.stop = ""
 
     def _sequence_inside(self, items: Sequence[Item]) -> None:
         self._sequence(items, len(items) + 1)
@@ -232,6 +244,13 @@ class ProgramWriter:
     def _all_alone(self, items: Sequence[Item]) -> None:
         for item in items:
             self._alone(item)
+            if may_stop(item):
+                self._stop_if(self._state_alone(item))
+
+    def _stop_if(self, answer: str) -> None:
+        go = self.out.fresh("go")
+        self.out.branch(self.out.op(f"icmp ne i64 {answer}, 0"), self.stop, go)
+        self.out.enter(go)
 
     def _fork(self, fork: Fork, run) -> None:
         out = self.out
@@ -267,7 +286,7 @@ class ProgramWriter:
             self._move(loop, number.name)
         run(loop.body)
         following = out.op(f"add i64 {number.name}, 1")
-        end_pass(loop, following, after)
+        end_pass(loop, following)
         out.close(number, following)
         out.jump(head)
         out.enter(after)
@@ -278,19 +297,14 @@ class ProgramWriter:
         """Wait for all threads (a single one goes on at once): 0, or why to leave."""
         return self.out.op(f"call i64 {self.barrier}(ptr %control, i64 %threads)")
 
-    def _pass_together(self, loop: Loop, following: str, after: str) -> None:
+    def _pass_together(self, loop: Loop, following: str) -> None:
         """The threads meet at the end of every pass; the owner has looked for signals now and then."""
         self._look(loop, following)
         self._leave_if(self._barrier())
 
-    def _pass_alone(self, loop: Loop, following: str, after: str) -> None:
+    def _pass_alone(self, loop: Loop, following: str) -> None:
         """Now and then a look for signals and at the status: then the rest of the passes is skipped, and the next barrier tells."""
-        out = self.out
-        answer = self._look(loop, following)
-        stop = out.op(f"icmp ne i64 {answer}, 0")
-        go = out.fresh("go")
-        out.branch(stop, after, go)
-        out.enter(go)
+        self._stop_if(self._look(loop, following))
 
     def _look(self, loop: Loop, following: str) -> str:
         """Every so many passes: is there a reason to stop? An i64, 0 if there is none, or if this is not the pass to look in."""

@@ -90,6 +90,11 @@ def weighted(steps: Iterable[Any], times: float = 1.0) -> Iterator[tuple[Any, fl
             yield from weighted(part, factor)
 
 
+def is_endless(steps: Iterable[Any]) -> bool:
+    """Does a loop run as long as a condition holds, so that nobody can say how long?"""
+    return any(getattr(step, "extent", 0) is None or any(map(is_endless, parts(step))) for step in steps)
+
+
 def listed(steps: Iterable[Any], depth: int = 0) -> Iterator[tuple[int, Any]]:
     """Every step with its depth, for reading."""
     for step in steps:
