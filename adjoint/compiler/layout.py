@@ -1,15 +1,17 @@
 """Layout: elementwise regions and reductions between rearranged arrays are computed in the order in which those arrays lie.
 
-A rearrangement (permute, reshape, chains of them) of a whole array has a normal form: reshape, then permute. Where all the large
+A rearrangement (permute, reshape, chains of them) of a whole array has a normal form: reshape, then permute. Where most of the large
 arguments of a connected region of elementwise nodes are the same rearrangement of other arrays, the region works on these, and its results
 are rearranged instead: so rearrangements sink towards the outputs, meet their inverses, and vanish; and what is computed behind a
-convolution or a product has its shape, and joins its kernel. Invariant: no value changes; a graph output is computed as it is wanted.
+convolution or a product has its shape, and joins its kernel. Arguments that lie otherwise are read through the inverse.
+Invariant: no value changes; a graph output is computed as it is wanted.
 May import: L0-L3, simplify's rebuild, views. Read next: fuse.py.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,27 +183,24 @@ class _Round:
                     region = other
 
     def _decide(self, region: _Region) -> None:
-        """Work on what is rearranged, if every large argument from outside is rearranged alike or merely repeats a smaller one."""
+        """Work on what is rearranged, if more large arguments from outside are rearranged alike than are not."""
         own = {v for node in region.nodes for v in node.outs}
-        made, roots = None, []
-        for node in region.nodes:
-            for a in self._large(node):
-                if a in own or self._repeated(a) is not None:
-                    continue
-                root, found = self.origins.get(a, (a, None))
-                if found is None or (found.plain and len(found.shape) == len(root.aval.shape)) or (made or found) != found:
-                    return
-                made = found
-                roots.append(root)
-            if any(isinstance(a, Literal) and a.aval.size > 1 for a in node.inputs):
-                return
-        if made is None:
+        if any(isinstance(a, Literal) and a.aval.size > 1 for node in region.nodes for a in node.inputs):
             return
-        heads = [r for r in roots if r in self.maker and isinstance(self.maker[r].primitive.lowering, Convolve | Contract)]
-        region.shape = (heads or roots)[0].aval.shape
+        large = dict.fromkeys(a for node in region.nodes for a in self._large(node) if a not in own and self._repeated(a) is None)
+        votes: dict[Arrangement, list[Var]] = defaultdict(list)
+        for a in large:
+            root, found = self.origins.get(a, (a, None))
+            if found is not None and not (found.plain and len(found.shape) == len(root.aval.shape)):
+                votes[found].append(root)
+        made = max(votes, key=lambda each: len(votes[each]), default=None)
+        if made is None or 2 * len(votes[made]) <= len(large):
+            return
+        heads = [r for r in votes[made] if r in self.maker and isinstance(self.maker[r].primitive.lowering, Convolve | Contract)]
+        region.shape = (heads or votes[made])[0].aval.shape
         small = [self._small(a, node.outs[0].aval) for node in region.nodes for a in node.inputs if self._is_small(a, node, own)]
-        if not made.plain or region.shape != made.shape:
-            region.made = made if all(laid_out(a.aval.shape, made, region.shape) is not None for a in small) else None
+        if all(laid_out(a.aval.shape, made, region.shape) is not None for a in small):
+            region.made = made
 
     def _repeated(self, a: Var) -> Atom | None:
         """What a large argument repeats, if it is a broadcast of fewer elements."""
@@ -244,7 +243,9 @@ class _Round:
             return a
         if self._is_small(a, node, own):
             return _through(nodes, laid_out_nodes(self._small(a, node.outs[0].aval), region.made, region.shape, node.where), a)
-        root, _ = self.origins[a]
+        root, found = self.origins.get(a, (a, None))
+        if found != region.made:
+            return _through(nodes, laid_out_nodes(a, region.made, region.shape, node.where), a)
         made = Arrangement.of(region.shape, row_major(region.shape))
         return _through(nodes, rearranged(root, made, None, node.where), root)
 
