@@ -78,7 +78,13 @@ def _brief(value: Any) -> str:
 
 
 def buffer() -> Any:
-    """Declare a field whose array is no parameter: it has no gradient, and `absorb` replaces it (running statistics of batch norm)."""
+    """Declare a field whose array is no parameter: it has no gradient, and `absorb` replaces it (running statistics of batch norm).
+
+    >>> class Counter(Module):
+    ...     seen: np.ndarray = buffer()
+    >>> buffer_mask(Counter(np.zeros(2)))
+    [True]
+    """
     return dataclasses.field(metadata={"buffer": True})
 
 
