@@ -27,10 +27,17 @@ from .views import row_major
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
 
 
-def simplify(graph: Graph) -> Graph:
+def simplify(graph: Graph, done: dict[int, Graph] | None = None) -> Graph:
     """All passes, in order; bodies of loops and branches first."""
     if any(map(is_control, graph.nodes)):
-        graph = inside(around_loops(drop_unused(inside(graph, simplify))), simplify)
+        known = {} if done is None else done            # bodies that are as simple as they get, so that depth does not cost
+
+        def once(body: Graph) -> Graph:
+            if id(body) not in known:
+                body = simplify(body, known)
+                known[id(body)] = body
+            return body
+        graph = inside(around_loops(drop_unused(inside(graph, once))), once)
     for one_pass in (identities, share, fold_scalars, plain_scale, identities, sink, share, join_parts, look_ups, swap_products, share,
                      drop_unused):
         graph = one_pass(graph)
