@@ -35,7 +35,7 @@ from .microkernel import WINDOW_TYPE, window_kernel
 from .product import EmitPoll
 from .target import Target, mark
 
-SHAPE = ("panels", "wide_panels", "chunks", "n", "a_batch", "b_batch", "turns", "a_turn", "b_turn", "buffered")
+SHAPE = ("panels", "wide_panels", "chunks", "n", "a_batch", "b_batch", "turns", "ranges", "a_turn", "b_turn", "buffered")
 PANELS = ("rows", "width", "first_column", "tile_row", "b_panel")
 SPAN = ("begin", "end", "chunks")
 RANGE = ("begin", "blocks", "terms")
@@ -117,6 +117,17 @@ class _Panel:
     columns: ir.Value
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """A segment and the rows of it that the work item takes: `count` from `begin` on, listed so many bytes into the tables."""
+
+    record: ir.Value
+    fields: Fields
+    begin: ir.Value
+    count: ir.Value
+    listed: ir.Value
+
+
 class _Tiles:
     """The function while it is written."""
 
@@ -140,9 +151,17 @@ class _Tiles:
         batch = builder.udiv(rest, shape["chunks"])
         span, chunk = self.find(builder.sub(rest, builder.mul(batch, shape["chunks"])))
         chosen = self.choose(panel, batch)
-        with counted_loop(builder, i64(0), shape["turns"]) as turn:
-            with counted_loop(builder, span["begin"], span["end"]) as number:
-                self.segment(chosen, turn, chunk, number)
+        with counted_loop(builder, span["begin"], span["end"]) as number:
+            self.list_rows(self.segment(number, chunk), chosen.fields["rows"])
+        with (counted_loop(builder, i64(0), shape["turns"]) as turn, counted_loop(builder, i64(0), shape["ranges"]) as index,
+              counted_loop(builder, span["begin"], span["end"]) as number):
+            segment = self.segment(number, chunk)
+            with builder.if_then(builder.icmp_signed("<", index, segment.fields["range_count"])):
+                self.sum(chosen, turn, index, segment)
+        with (builder.if_then(self.is_buffered()), counted_loop(builder, span["begin"], span["end"]) as number):
+            segment = self.segment(number, chunk)
+            tile = at(builder, self.tile, builder.mul(segment.fields["place"], chosen.fields["tile_row"]))
+            self.finish(chosen, at(builder, self.ms, segment.listed), segment.count, tile)
 
     def find(self, number: ir.Value) -> tuple[Fields, ir.Value]:
         """The span of a work item, and which of its chunks."""
@@ -173,52 +192,50 @@ class _Tiles:
         b = at(builder, self.b, builder.mul(batch, shape["b_batch"]), first, builder.mul(number, fields["b_panel"]))
         return _Panel(kernel, fields, at(builder, self.a, builder.mul(batch, shape["a_batch"])), b, batch, n, columns)
 
-    def segment(self, panel: _Panel, turn: ir.Value, chunk: ir.Value, number: ir.Value) -> None:
-        """The rows of a segment that belong to this chunk: one range of blocks after the other."""
-        builder, shape = self.builder, self.shape
+    def segment(self, number: ir.Value, chunk: ir.Value) -> _Segment:
+        """A segment's record, and the rows of it that belong to this chunk."""
+        builder = self.builder
         place = at(builder, self.segments, times(builder, number, 8 * row_words(self.free)))
         fields = Fields(builder, place, SEGMENT)
         begin = builder.mul(chunk, fields["chunk_rows"])
         count = minimum(builder, builder.sub(fields["rows"], begin), fields["chunk_rows"])
-        self.list_rows(fields, place, begin, count, panel.fields["rows"])
+        return _Segment(place, fields, begin, count, times(builder, fields["place"], 8))
+
+    def sum(self, panel: _Panel, turn: ir.Value, index: ir.Value, segment: _Segment) -> None:
+        """One range of blocks for the rows of a segment."""
+        builder, shape, fields = self.builder, self.shape, segment.fields
         a = at(builder, panel.a, fields["a"], builder.mul(turn, shape["a_turn"]))
         b = at(builder, panel.b, fields["b"], builder.mul(turn, shape["b_turn"]))
-        tile = at(builder, self.tile, builder.mul(fields["place"], panel.fields["tile_row"]))
-        last_turn = builder.icmp_signed("==", turn, builder.sub(shape["turns"], i64(1)))
-        with counted_loop(builder, i64(0), fields["range_count"]) as index:
-            words = Fields(builder, at(builder, self.ranges, fields["ranges"], times(builder, index, 8 * len(RANGE))), RANGE)
-            blocks = at(builder, self.blocks, fields["blocks"], words["begin"])
-            resume = builder.icmp_signed("<", i64(0), builder.or_(turn, index))
-            last_range = builder.icmp_signed("==", index, builder.sub(fields["range_count"], i64(1)))
-            arguments = [b, blocks, words["blocks"], words["terms"], fields["a_step"], fields["b_step"]]
-            self.call_rows(panel, a, arguments, tile, resume, count)
-            with builder.if_then(builder.and_(self.is_buffered(), builder.and_(last_turn, last_range))):
-                self.finish(panel, self.ms, count, tile)
+        words = Fields(builder, at(builder, self.ranges, fields["ranges"], times(builder, index, 8 * len(RANGE))), RANGE)
+        blocks = at(builder, self.blocks, fields["blocks"], words["begin"])
+        arguments = [b, blocks, words["blocks"], words["terms"], fields["a_step"], fields["b_step"]]
+        self.call_rows(panel, a, arguments, segment, builder.icmp_signed("<", i64(0), builder.or_(turn, index)))
 
     def is_buffered(self) -> ir.Value:
         return self.builder.trunc(self.shape["buffered"], I1)
 
-    def call_rows(self, panel: _Panel, a: ir.Value, arguments: list[ir.Value], tile: ir.Value, resume: ir.Value, count: ir.Value) -> None:
+    def call_rows(self, panel: _Panel, a: ir.Value, arguments: list[ir.Value], segment: _Segment, resume: ir.Value) -> None:
         """A call of the microkernel for every few rows."""
-        builder, rows = self.builder, panel.fields["rows"]
-        tile_row = builder.select(self.is_buffered(), panel.fields["tile_row"], i64(0))
-        with counted_loop(builder, i64(0), count, rows) as row:
-            place = at(builder, tile, builder.mul(row, tile_row))
-            listed = times(builder, row, 8)
+        builder, rows, tile_row = self.builder, panel.fields["rows"], panel.fields["tile_row"]
+        tile = at(builder, self.tile, builder.mul(segment.fields["place"], tile_row))
+        tile_row = builder.select(self.is_buffered(), tile_row, i64(0))
+        with counted_loop(builder, i64(0), segment.count, rows) as row:
+            place, listed = at(builder, tile, builder.mul(row, tile_row)), builder.add(segment.listed, times(builder, row, 8))
             call_pointer(builder, panel.kernel, WINDOW_TYPE, [a, at(builder, self.rows, listed), *arguments, place, resume])
             with builder.if_then(builder.not_(self.is_buffered())):
-                self.finish(panel, at(builder, self.ms, listed), minimum(builder, builder.sub(count, row), rows), place)
+                left = minimum(builder, builder.sub(segment.count, row), rows)
+                self.finish(panel, at(builder, self.ms, listed), left, place)
 
     def finish(self, panel: _Panel, ms: ir.Value, count: ir.Value, tile: ir.Value) -> None:
         """The epilogue over some rows."""
         arguments = [self.buffers, panel.batch, ms, count, panel.n, panel.columns, tile, panel.fields["tile_row"]]
         call_pointer(self.builder, self.epilogue, EPILOGUE_TYPE, arguments)
 
-    def list_rows(self, fields: Fields, place: ir.Value, begin: ir.Value, count: ir.Value, unit: ir.Value) -> None:
-        """Where rows begin .. begin + count of a segment lie in A, and their m; the last is repeated up to a multiple of `unit`."""
-        builder = self.builder
-        axes = [Fields(builder, at(builder, place, i64(8 * (len(SEGMENT) + 3 * i))), ("n", "a", "m")) for i in range(self.free)]
-        number, starts, a, m = builder.add(fields["first"], begin), [], i64(0), fields["m"]
+    def list_rows(self, segment: _Segment, unit: ir.Value) -> None:
+        """Where the rows of a segment lie in A, and their m; the last is repeated up to a multiple of `unit`."""
+        builder, fields, count = self.builder, segment.fields, segment.count
+        axes = [Fields(builder, at(builder, segment.record, i64(8 * (len(SEGMENT) + 3 * i))), ("n", "a", "m")) for i in range(self.free)]
+        number, starts, a, m = builder.add(fields["first"], segment.begin), [], i64(0), fields["m"]
         for axis in reversed(axes):
             above = builder.udiv(number, axis["n"])
             starts.insert(0, builder.sub(number, builder.mul(above, axis["n"])))
@@ -229,7 +246,7 @@ class _Tiles:
         with counted_loop(builder, i64(0), end) as row:
             phis = [builder.phi(I64) for _ in (a, m, *starts)]
             for table, value in ((self.rows, phis[0]), (self.ms, phis[1])):
-                builder.store(value, at(builder, table, times(builder, row, 8)), align=8)
+                builder.store(value, at(builder, table, segment.listed, times(builder, row, 8)), align=8)
             carry = builder.zext(builder.icmp_signed("<", builder.add(row, i64(1)), count), I64)
             for phi, first, value in zip(phis, (a, m, *starts), self.following(axes, phis, carry), strict=True):
                 phi.add_incoming(first, before)

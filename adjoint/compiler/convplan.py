@@ -22,6 +22,7 @@ K_BLOCK = 1024           # terms taken at a time: their rows of B stay in the se
 CHUNK_ROWS = 96          # rows of a work item whose sum is short
 SPAN_ROWS = 384          # most rows of a span: their sums wait in the cache
 MOST_SPANNED = 1 << 14   # rows of a result that may be listed span by span
+FIRST_CACHE = 5 * 2**12  # bytes that surely stay in it
 TABLE = 512              # entries of the table of blocks that stay in the first cache level
 
 
@@ -91,6 +92,12 @@ class ConvPlan:
         return max(n for n in range(1, min(most, c.summed[0]) + 1) if c.summed[0] % n == 0)
 
     @property
+    def range_terms(self) -> int:
+        """Terms of a range: where all rows of a span use them in turn, as many as the first cache level holds of A and B."""
+        width = (self.wide.vectors if self.wide_panels else 1) * self.target.vector_bytes
+        return max(64, FIRST_CACHE // (width + 64)) if self.part else K_BLOCK
+
+    @property
     def turns(self) -> int:
         """Parts that are taken one after the other."""
         return self.convolution.summed[0] // self.part if self.part else 1
@@ -104,14 +111,15 @@ class ConvPlan:
         if any(n == 0 for n, _, _ in depth):
             return [], [(0, 0, 0)], (0, 0)
         count, a_step, b_step = depth.pop()
-        while depth and depth[-1][1:] == (count * a_step, count * b_step) and depth[-1][0] * count <= K_BLOCK:
+        most = self.range_terms
+        while depth and depth[-1][1:] == (count * a_step, count * b_step) and depth[-1][0] * count <= most:
             count *= depth.pop()[0]
         blocks, ranges = [], []
         for place in itertools.product(*(range(n) for n, _, _ in depth)):
             a, b = (sum(i * axis[which] for i, axis in zip(place, depth, strict=True)) for which in (1, 2))
-            for begin in range(0, count, K_BLOCK):
-                run = min(K_BLOCK, count - begin)
-                if ranges and ranges[-1][2] == run and (ranges[-1][1] + 1) * run <= K_BLOCK:
+            for begin in range(0, count, most):
+                run = min(most, count - begin)
+                if ranges and ranges[-1][2] == run and (ranges[-1][1] + 1) * run <= most:
                     ranges[-1] = (ranges[-1][0], ranges[-1][1] + 1, run)
                 else:
                     ranges.append((len(blocks), 1, run))
@@ -170,11 +178,11 @@ class ConvPlan:
     @property
     def table_rows(self) -> int:
         """Entries of the tables of rows."""
-        return max(-(-s.chunk_rows // self.unit) * self.unit for s in self.segments)
+        return max(s.place + -(-s.chunk_rows // self.unit) * self.unit for s in self.segments)
 
     @property
     def buffer_rows(self) -> int:
-        return max(s.place + -(-s.chunk_rows // self.unit) * self.unit for s in self.segments) if self.buffered else self.unit
+        return self.table_rows if self.buffered else self.unit
 
     @property
     def tile_bytes(self) -> int:
@@ -198,7 +206,8 @@ class ConvPlan:
         a_turn, b_turn = (self.part * s * size if self.part else 0 for s in (c.a.strides[1 + len(c.free)], c.b.strides[1]))
         return {
             "panels": max(1, self.panels), "wide_panels": self.wide_panels, "chunks": max(1, self.chunks), "n": c.n,
-            "a_batch": c.a.strides[0] * size, "b_batch": c.b.strides[0] * size, "turns": self.turns, "a_turn": a_turn, "b_turn": b_turn,
+            "a_batch": c.a.strides[0] * size, "b_batch": c.b.strides[0] * size, "turns": self.turns,
+            "ranges": max(len(ranges) for _, ranges, _ in self.cuts), "a_turn": a_turn, "b_turn": b_turn,
             "buffered": int(self.buffered),
         }  # fmt: skip
 
