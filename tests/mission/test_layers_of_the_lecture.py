@@ -95,6 +95,20 @@ def test_linear_layers_alone_are_one_linear_layer(rng, figure):
     figure.at_most(fitted(nn.tanh) / floor, 1e-2, slack=1000.0)                   # with a bend between, the product is learned
 
 
+@pytest.mark.mission(45)
+def test_scaled_weights_of_relu_make_the_same_network(rng, figure):
+    """Incoming weights of a unit times a > 0, outgoing ones over a: the same function, so no minimum is alone; tanh knows no such scale."""
+    x, target = rng.standard_normal((30, 4)), rng.standard_normal((30, 2))
+    w, v = rng.standard_normal((5, 4)), rng.standard_normal((2, 5))
+    loss = lambda activation: lambda w, v: ((activation(x @ w.T) @ v.T - target) ** 2).mean()
+    for a in (1e-3, 0.5, 7.0, 1e3):
+        scale = np.array([1.0, a, 1.0, 1.0, 1.0])                                 # of one unit
+        figure.equal(loss(nn.relu)(scale[:, None] * w, v / scale), loss(nn.relu)(w, v), rel=1e-12)
+    assert abs(loss(np.tanh)(7.0 * w, v / 7.0) - loss(np.tanh)(w, v)) > 1e-2
+    w_bar, v_bar = ad.grad(loss(nn.relu), argnums=(0, 1))(w, v)                   # so the loss is flat along (w_i, -v_i), for every unit
+    figure.equal((w_bar * w).sum(axis=1), (v_bar * v).sum(axis=0), rel=1e-10)
+
+
 # ------------------------------------------------------------------------------------------------ activations
 
 

@@ -95,10 +95,10 @@ def test_batches_use_the_machine_better_than_single_examples(figure):
         x, y = rng.standard_normal((size, 784)).astype(np.float32), rng.integers(0, 10, size)
         held, best = compiled(model, x, y), np.inf
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()                                            # what others do meanwhile does not count
             for _ in range(steps):
                 held = compiled(held, x, y)
-            best = min(best, (time.perf_counter() - start) / steps)
+            best = min(best, (time.thread_time() - start) / steps)
         return size / best
     with ad.threads(1):
         figure.at_least(samples_per_second(128, 10) / samples_per_second(1, 60), 3.0, slack=30.0)
@@ -107,10 +107,12 @@ def test_batches_use_the_machine_better_than_single_examples(figure):
 @pytest.mark.mission(20, 31)
 def test_a_gradient_costs_a_small_multiple_of_its_function(figure):
     """Loose guards, since this machine may be busy: benchmarks/ratio.py measures 2.4 for a network, and a slope of 0.002."""
-    found = ratio.measured(ratio.mlp((784, 256, 10), 64), rounds=6)
+    options = {"rounds": 6, "clock": time.thread_time}
+    with ad.threads(1):
+        found = ratio.measured(ratio.mlp((784, 256, 10), 64), **options)
     figure.at_most(found["ratio"], 4.5)
     figure.at_least(found["ratio"], 1.0)
-    growth = 10.0 ** abs(ratio.slope_of(ratio.against_dimension(ratio.separable, rounds=6)))
+    growth = 10.0 ** abs(ratio.slope_of(ratio.against_dimension(ratio.separable, **options)))
     figure.at_most(growth, 10.0 ** 0.1)                                           # for ten times as many variables
 
 
