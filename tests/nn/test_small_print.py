@@ -47,3 +47,25 @@ def test_the_padding_row_of_an_embedding_stays(rng):
             np.testing.assert_array_equal(table.weight[1], 0.0)
             np.testing.assert_array_equal(found[1], 0.0)
             np.testing.assert_allclose(found[[0, 2]], 2.0 * (table.weight[[0, 2]] - 1.0), rtol=1e-13)
+
+
+def test_a_model_as_built_evaluates(rng):
+    x = 3.0 + rng.standard_normal((6, 2))
+    layer = nn.BatchNorm1d(2, dtype=np.float64)
+    y, taps = ad.collect_taps(layer)(x)
+    np.testing.assert_allclose(y, x / np.sqrt(1.0 + 1e-5), rtol=1e-13)      # by the running values, though no batch was seen yet
+    assert taps == {}
+    _, taps = ad.collect_taps(nn.training(layer))(x)
+    after = nn.absorb(layer, taps)
+    expected = (x - 0.1 * x.mean(0)) / np.sqrt(0.9 + 0.1 * x.var(0, ddof=1) + 1e-5)
+    np.testing.assert_allclose(after(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(nn.training(after)(x).mean(0), 0.0, atol=1e-12)
+
+
+def test_the_gradient_of_layer_normalization_by_differences(rng):
+    layer, x, pull = nn.LayerNorm(4, dtype=np.float64), 5.0 * rng.standard_normal((2, 4)), rng.standard_normal((2, 4))
+    f = lambda x: np.sum(layer(x) * pull)
+    for place in np.ndindex(2, 4):
+        step = np.zeros((2, 4))
+        step[place] = 1e-5
+        assert np.isclose(ad.grad(f)(x)[place], (f(x + step) - f(x - step)) / 2e-5, rtol=1e-6, atol=1e-8)
