@@ -102,11 +102,15 @@ class Loosened:
         return [*self.before, self.rebuilt(), *self.behind], self.renamed
 
     def rebuilt(self) -> Node:
+        """The scan as it is now; the node that was given, if nothing has changed."""
+        before = self.node.params["graph"]
         body = Graph([*self.fixed, *(c.inner for c in self.carries), *self.sequences], self.nodes,
                      [*(c.following for c in self.carries), *(a for a, _ in self.collected)])
         params = {**self.node.params, "graph": body, "consts": len(self.fixed), "carries": len(self.carries)}
         inputs = (*self.fixed.values(), *(c.initial for c in self.carries), *self.sequences.values())
         outs = (*(c.outer for c in self.carries), *(v for _, v in self.collected))
+        if (body.inputs, body.nodes, body.outputs) == (before.inputs, before.nodes, before.outputs):
+            return self.node
         return Node(self.node.primitive, inputs, outs, params, self.node.effects, self.node.where)
 
     # -- the body as it is now ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """while_loop and fori_loop: a body repeated while a condition holds, or a number of times.
 
 while_loop : (c -> bool) -> (c -> c) -> c -> c. Invariant: arguments are (constants of the condition, constants of the body, carried);
-reverse mode counts the steps first, then is that of a scan over the count. May import: L0-L2, bodies, scan. Read next: branches.py.
+reverse mode counts the steps first, then is that of a scan over the count. May import: L0-L2, bodies, branches, scan. Read next: scan.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from ..core.interpreter import known
 from ..core.primitive import TABLE, Primitive, bind, register
 from ..core.trace import freeze
 from ..dtypes import BOOL, INT64
-from ..errors import DtypeError, NotDifferentiableError, ShapeError, TracerError, explain
+from ..errors import DtypeError, ShapeError, TracerError, explain
 from ..primitives.arithmetic import where
+from ..primitives.indexing import iota
 from ..primitives.kinds import Control, move_front, zeros_of
 from ..tree import is_array, unflatten
 from . import scan
@@ -30,10 +31,14 @@ from .bodies import (
     closed_mask,
     dual_graph,
     regroup,
+    strong,
     trace_body,
     trace_carrying,
 )
-from .calls import DERIVED_GRAPHS, Derived, derive, input_avals, merge, perform, pick, repeat, silence
+from .branches import cond
+from .calls import DERIVED_GRAPHS, Derived, derive, floating, input_avals, merge, perform, pick, repeat, silence, vjp_graph
+
+SLOTS = 64               # carried values that are kept on each level, where the number of steps is not known
 
 
 class Parts(NamedTuple):
@@ -92,8 +97,8 @@ def _counting(condition: Graph, body: Graph, tests: int, consts: int) -> tuple[D
     return test, step
 
 
-def counted_steps(primals: tuple, params: dict) -> Any:
-    """How often the body runs."""
+def _counted(primals: tuple, params: dict) -> tuple[tuple, Any]:
+    """(carried values at the end, how often the body ran)."""
     test, step = _counting(**params)
     parts = Parts(params["tests"], params["consts"])
     given, fixed, carry = parts.cut(primals)
@@ -101,17 +106,17 @@ def counted_steps(primals: tuple, params: dict) -> Any:
                  condition=regroup(test, range(len(test.graph.inputs) - len(test.captures))),
                  body=regroup(step, range(len(step.graph.inputs) - len(step.captures))),
                  tests=parts.tests + len(test.captures), consts=parts.consts + len(step.captures))
-    return found[-1]
+    return found[:-1], found[-1]
 
 
 def _augment(primals: tuple, active: tuple, params: dict) -> tuple:
-    """Count, then the scan of that length with what its pullback needs."""
+    """Count; where the count is known, go on as a scan of that length, which keeps what its pullback needs."""
     parts = Parts(params["tests"], params["consts"])
-    steps = counted_steps(primals, params)
+    ys, steps = _counted(primals, params)
     try:
         length = int(known(steps))
     except TracerError:
-        return _segmented(primals, active, params, steps)
+        return ys, {**params, "residuals": steps}
     as_scan = {"graph": params["body"], "consts": parts.consts, "carries": len(params["body"].outputs), "length": length, "reverse": False}
     ys, saved = scan.augment(primals[parts.tests:], active[parts.tests:], as_scan)
     return ys, {**params, "residuals": saved}
@@ -121,14 +126,53 @@ def _vjp(primals: tuple, ys: tuple, y_bars: tuple, active: tuple, *, residuals: 
     if residuals is None:
         residuals = _augment(primals, active, params)[1]["residuals"]
     tests = params["tests"]
-    bars = scan.SCAN.vjp(primals[tests:], ys, y_bars, active[tests:], **residuals)
+    rest = primals[tests:], y_bars, active[tests:]
+    bars = _pulled_by_segments(*rest, residuals, params) if not isinstance(residuals, dict) else scan.SCAN.vjp(
+        rest[0], ys, *rest[1:], **residuals)
     return [*(None for _ in range(tests)), *bars]
 
 
-def _segmented(primals: tuple, active: tuple, params: dict, steps: Any) -> tuple:
-    raise NotDifferentiableError(explain(
-        "reverse mode of while_loop needs the number of steps, which is not known inside compile, trace or vmap.",
-        remedy="Use fori_loop with numbers as bounds, or scan; or take the gradient outside of compile."))
+def _pulled_by_segments(primals: tuple, y_bars: tuple, active: tuple, steps: Any, params: dict) -> list:
+    """The cotangents where the count is known only when the program runs: memory for SLOTS carried values on each of two levels.
+
+    Segments of equal length; their first values are kept, and within one segment the same again. Beyond SLOTS squared steps, those
+    between two kept values are computed from the first of them each time.
+    """
+    body, consts = silence(params["body"]), params["consts"]
+    mask = closed_mask(body, tuple(map(bool, active)), consts, len(body.outputs))
+    derived, wanted, carried = vjp_graph(body, mask), floating(body.outputs), mask[consts:]
+    flags = tuple(map(bool, derived.flags))
+    fixed, start = list(primals[:consts]), list(map(strong, primals[consts:]))
+
+    def pull(carry: list, bars: tuple) -> tuple:
+        ahead = zip(merge(carried, bars[0]), body.outputs, strict=True)
+        given = pick([zeros_of(a.aval.strong()) if bar is None else bar for bar, a in ahead], wanted)
+        found = merge(flags, derived.graph.evaluate(bind, *fixed, *carry, *given, *derived.captures))
+        kept = zip(pick(found[consts:], carried), bars[0], strict=True)
+        before = [zeros_of(aval_of(x)) if bar is None else bar for bar, x in kept]
+        return before, [total + bar for total, bar in zip(bars[1], pick(found[:consts], flags[:consts]), strict=True)]
+    sums = [zeros_of(v.aval.strong()) for v in pick(body.inputs[:consts], flags[:consts])]
+    advance = lambda carry, count: fori_loop(0, count, lambda i, c: body.evaluate(bind, *fixed, *c), carry)
+    bars, totals = _backwards(2, start, steps, (pick(y_bars, carried), sums), advance, pull)
+    found = [*merge(flags[:consts], totals), *merge(carried, bars)]
+    return [bar if wanted else None for bar, wanted in zip(found, active, strict=True)]
+
+
+def _backwards(level: int, start: list, count: Any, bars: tuple, advance: Callable, pull: Callable) -> tuple:
+    """The cotangents before `count` steps from `start` on, given those behind them."""
+    if level == 0:
+        back = lambda state: (state[0] - 1, pull(advance(start, state[0]), state[1]))
+        return while_loop(lambda state: state[0] >= 0, back, (count - 1, bars))[1]
+    length = np.maximum((count + (SLOTS - 1)) // SLOTS, 1)
+    numbers = iota(shape=(SLOTS,), axis=0, dtype=INT64)
+    left = lambda number: np.minimum(np.maximum(count - number * length, 0), length)
+    starts = scan.scan(lambda carry, number: (advance(carry, left(number)), carry), start, numbers)[1]
+
+    def segment(bars: tuple, x: tuple) -> tuple:
+        number, first = x
+        inside = lambda b: _backwards(level - 1, first, left(number), b, advance, pull)
+        return cond(left(number) > 0, inside, lambda b: b, bars), None
+    return scan.scan(segment, bars, (numbers, starts), reverse=True)[0]
 
 
 # ------------------------------------------------------------------------------------------------ batches, and the row
@@ -191,7 +235,8 @@ def while_loop(condition: Callable, body: Callable, carry: Any) -> Any:
     Type: while_loop : (c -> bool) -> (c -> c) -> c -> c. Both functions are traced once; the carried value keeps its tree, shapes and
     dtypes. Under vmap the loop runs until all examples are done, and those that are keep their values.
     Derivative: forward mode carries the tangents along. Reverse mode runs the loop once to count its steps, then as a scan of that
-    length whose residuals are kept: twice the time, and memory of one body per step.
+    length whose residuals are kept: twice the time, and memory of one body per step. Inside compile, trace or vmap, where the count is
+    not known before, it keeps 2 x 64 carried values instead and computes every step three times (more often beyond 4,096 steps).
     Raises: TreeError, ShapeError, DtypeError where the carried value changes its form or the condition is not one bool.
 
     >>> while_loop(lambda x: x < 100.0, lambda x: x * 2.0, 3.0)

@@ -6,6 +6,7 @@ import pytest
 import adjoint as ad
 from adjoint.errors import DtypeError, EffectError, ShapeError, TreeError
 from adjoint.testing.gradients import check_grads
+from adjoint.transforms import while_loops
 from adjoint.transforms.control import cond, scan, while_loop
 from adjoint.tree import flatten
 
@@ -123,11 +124,40 @@ def test_while_is_the_loop_in_python():
     assert ad.grad(lambda x: while_loop(lambda c: c < 0, lambda c: c * 2, x))(1.0) == 1.0
 
 
+def powers(loop, w, x, n):
+    return (loop(0, n, lambda i, c: np.sin(w @ c) + 0.1 * i * x, x) ** 2).sum()
+
+
+def python_loop(lower, upper, body, c):
+    for i in range(lower, upper):
+        c = body(i, c)
+    return c
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 70])
+def test_reverse_mode_where_the_count_is_not_known(n, rng):
+    """Under vmap the count is a traced number: the backward pass goes by segments, whose first values alone are kept."""
+    w, x = rng.normal(size=(3, 3)), rng.normal(size=3)
+    by_count = ad.vmap(ad.grad(lambda w, x, n: powers(ad.fori_loop, w, x, n), (0, 1)), in_axes=(None, None, 0))
+    found = by_count(w, x, np.array([n]))
+    expected = ad.grad(lambda w, x: powers(python_loop, w, x, n), (0, 1))(w, x)
+    near([bar[0] for bar in found], expected, 1e-10)
+
+
+def test_beyond_the_slots_values_are_computed_again(monkeypatch, rng):
+    monkeypatch.setattr(while_loops, "SLOTS", 2)
+    w, x = rng.normal(size=(3, 3)), rng.normal(size=3)
+    for n in (3, 4, 5, 11):
+        found = ad.vmap(ad.grad(lambda w, n: powers(ad.fori_loop, w, x, n)), in_axes=(None, 0))(w, np.array([n]))
+        near(found[0], ad.grad(lambda w, n=n: powers(python_loop, w, x, n))(w), 1e-10)
+
+
 def test_a_batch_runs_until_all_are_done():
     a = np.array([1.0, 4.0, 9.0, 2e4])
     near(ad.vmap(newton)(a), np.sqrt(a), 1e-11)
     near(ad.vmap(newton)(a), np.array([newton_in_python(x) for x in a]))
     near(ad.vmap(lambda a: ad.jvp(newton, (a,), (1.0,))[1])(a), 0.5 / np.sqrt(a), 1e-11)
+    near(ad.vmap(ad.grad(newton))(a), 0.5 / np.sqrt(a), 1e-11)
     count = lambda n: while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] * 2.0), (0, 1.0))[1]
     assert ad.vmap(count)(np.array([0, 3, 1])).tolist() == [1, 8, 2]
 

@@ -40,6 +40,10 @@ def newton(a):
     return ad.while_loop(lambda c: np.abs(c * c - a) > 1e-12, lambda c: 0.5 * (c + a / c), 0.5 * a + 0.5)
 
 
+def powers(w, n):
+    return (ad.fori_loop(0, n, lambda i, c: np.sin(0.2 * (w @ c)) + i, w[0]) ** 2).sum()
+
+
 def either(x):
     return ad.cond(x.sum() > 1.0, lambda x: np.sin(x) * x, lambda x: np.exp(x) * 2.0, x)
 
@@ -77,6 +81,8 @@ def cases():
         "gradient of loops in loops": (gradient(loops), [rows]), "gradient of cond": (gradient(either), [np.ones(4)]),
         "other side": (gradient(either), [-np.ones(4)]), "while": (newton, [np.float64(7.0)]),
         "forward mode of while": (lambda a: ad.jvp(newton, (a,), (a,)), [np.float64(7.0)]),
+        "reverse mode of while": (ad.grad(newton), [np.float64(7.0)]),
+        "reverse mode of a traced count": (lambda w, n: ad.grad(lambda w: powers(w, n))(w), [rows[:3], np.int64(67)]),
         "batch of whiles": (ad.vmap(newton), [np.array([1.0, 4.0, 9.0, 2e4])]), "batch of conds": (ad.vmap(either), [rows]),
         "hessian": (ad.hessian(lambda x: ad.scan(lambda c, x: (np.sin(c) * x, None), 1.0, x)[0]), [rows[0]]),
         "everything": (many, [rng.normal(size=(5, 2, 2))]), "swapped": (lambda x, y: ad.fori_loop(
