@@ -69,8 +69,9 @@ def test_function_as_pytorch(dtype, rng):
         close(bar, t.grad.numpy(), dtype)
 
 
-MASKS = {"none": {}, "causal": {"attn_mask": ~np.tri(5, dtype=bool)}, "padding": {"key_padding_mask": np.arange(5) >= np.array([[5], [2], [3]])},
-         "both": {"attn_mask": np.where(np.tri(5, dtype=bool), 0.0, -np.inf), "key_padding_mask": np.arange(5) >= np.array([[5], [2], [3]])},
+PAST, PADDING = np.tri(5, dtype=bool), np.arange(5) >= np.array([[5], [2], [3]])
+MASKS = {"none": {}, "causal": {"attn_mask": ~PAST}, "padding": {"key_padding_mask": PADDING},
+         "both": {"attn_mask": np.where(PAST, 0.0, -np.inf), "key_padding_mask": PADDING},
          "per head": {"attn_mask": np.arange(6 * 25).reshape(6, 5, 5) % 7 == 1}}
 
 
@@ -109,18 +110,19 @@ def test_a_layer_is_its_heads(rng):
     layer = nn.MultiheadAttention(4, 2, batch_first=True, rng=rng, dtype=np.float64)
     x = rng.standard_normal((3, 5, 4))
     q, k, v = np.split(x @ layer.in_proj_weight.T, 3, axis=-1)
-    heads = [[by_hand(q[b][:, part], k[b][:, part], v[b][:, part], lambda i, j: j <= i) for part in (slice(0, 2), slice(2, 4))] for b in range(3)]
+    past, parts = lambda i, j: j <= i, (slice(0, 2), slice(2, 4))
+    heads = [[by_hand(q[b][:, part], k[b][:, part], v[b][:, part], past) for part in parts] for b in range(3)]
     expected = np.stack([np.concatenate(h, axis=-1) for h in heads]) @ layer.out_proj.weight.T
     close(layer(x, x, x, is_causal=True)[0], expected)
     close(layer(x[0], x[0], x[0], is_causal=True)[0], expected[0])
-    y, weights = layer(x, x, x, is_causal=True, need_weights=False)
+    _, weights = layer(x, x, x, is_causal=True, need_weights=False)
     assert weights is None and list(nn.named_parameters(layer)) == ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
     leaves, structure = flatten(layer)
     padding = np.arange(5) >= np.array([[5], [2], [3]])
     value = lambda x, *leaves: unflatten(structure, list(leaves))(x, x, x, padding, is_causal=True)[0]
     check_grads(value, x, *leaves, order=2)
-    found, wanted = (f(lambda *a: np.sum(np.sin(value(*a))), argnums=(0, 1, 2, 3)) for f in (lambda f, **kw: ad.compile(ad.grad(f, **kw)), ad.grad))
-    for a, b in zip(found(x, *leaves), wanted(x, *leaves), strict=True):
+    gradient = ad.grad(lambda *a: np.sum(np.sin(value(*a))), argnums=(0, 1, 2, 3))
+    for a, b in zip(ad.compile(gradient)(x, *leaves), gradient(x, *leaves), strict=True):
         close(a, b)
 
 
@@ -136,7 +138,7 @@ def test_dropout_of_weights_in_training_only(rng):
 def test_what_does_not_fit_is_said(rng):
     with pytest.raises(ConfigError, match="5 features cannot be shared by 2 heads"):
         nn.MultiheadAttention(5, 2, rng=rng)
-    with pytest.raises(ConfigError, match="dropout is 1.0"):
+    with pytest.raises(ConfigError, match=r"dropout is 1\.0"):
         nn.MultiheadAttention(4, 2, dropout=1.0, rng=rng)
     layer = nn.MultiheadAttention(4, 2, rng=rng)
     x = np.ones((5, 3, 4), np.float32)

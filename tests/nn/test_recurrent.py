@@ -204,7 +204,8 @@ def test_what_does_not_fit_is_said(rng):
         layer(x, lengths=np.array([1, 2]))
     with pytest.raises(ShapeError, match="GRUCell: the state"):
         nn.GRUCell(3, 2, rng=rng)(x[0], np.zeros((5, 3), np.float32))
-    for bad in (lambda: nn.GRU(3, 0, rng=rng), lambda: nn.RNN(3, 2, nonlinearity="sine", rng=rng), lambda: nn.LSTM(3, 2, dropout=1.5, rng=rng)):
+    for bad in (lambda: nn.GRU(3, 0, rng=rng), lambda: nn.RNN(3, 2, nonlinearity="sine", rng=rng),
+                lambda: nn.LSTM(3, 2, dropout=1.5, rng=rng)):
         with pytest.raises(ConfigError):
             bad()
     assert map_tree(lambda p: p * 0, layer).weight_ih_l0.sum() == 0
