@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from ..core.aval import aval_of
 from ..tree import flatten, is_module, unflatten
 from .module import buffer_mask, parameter_names
 from .random import split
@@ -94,7 +95,12 @@ def absorb(model: Any, taps: dict[str, Any]) -> Any:
         latest[name.split("#")[0]] = value
     leaves, structure = flatten(model)
     rows = zip(leaves, parameter_names(model), buffer_mask(model), strict=True)
-    return unflatten(structure, [latest.get(name, x) if is_buffer else x for x, name, is_buffer in rows])
+    return unflatten(structure, [_like(latest[name], x) if is_buffer and name in latest else x for x, name, is_buffer in rows])
+
+
+def _like(value: Any, x: Any) -> Any:
+    """A value in the dtype of the buffer it replaces: the batch may have had a wider one."""
+    return value if aval_of(value).dtype == aval_of(x).dtype else value.astype(aval_of(x).dtype)
 
 
 def trainable(model: Any, tree: Any) -> Any:

@@ -79,6 +79,14 @@ def test_the_step_moves_parameters_by_gradients_and_buffers_by_taps(compiled):
     assert not np.allclose(after[0].weight, model[0].weight)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_buffers_keep_their_dtype_whatever_the_batch_has(compiled):
+    model, (x, y), rule = network(), batch(), optim.sgd(0.1)
+    step = train.make_step(nn.squared_error, rule, compiled=compiled)
+    after, *_ = step(ad.copy(model), rule.init(model), x.astype(np.float64), y.astype(np.float64), np.array([0, 1]))
+    assert after[1].mean.dtype == after[0].weight.dtype == np.float32 and after[1].mean.any()
+
+
 def test_compiled_and_eager_steps_draw_the_same_units():
     losses = []
     for compiled in (False, True):
