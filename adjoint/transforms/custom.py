@@ -167,7 +167,7 @@ def custom_vjp(function: Callable, forward: Callable, backward: Callable) -> Cal
 
     backward returns one tree per argument, None where there is no cotangent; leaves of y that are not floating come as None.
     Forward mode transposes `backward`, so the result differentiates in every mode and again. Arguments are given by position; Python's
-    ints are part of the program. Where a trace cannot enter the three functions (np.linalg, SciPy), grad and vjp call them as they
+    ints are part of the program. Where a trace cannot enter the three functions (np.linalg.lstsq, SciPy), grad and vjp call them as they
     are, on plain arrays; compile, vmap and second derivatives of them raise.
 
     >>> import numpy as np
