@@ -22,6 +22,7 @@ from ..primitives.kinds import Contract, Scalar, Strided, full
 from .hoist import around_loops, inside, is_control
 from .joins import join_parts
 from .layout import sink
+from .masks import early_masks
 from .views import row_major
 
 Rewrite = Callable[[Node, Callable[[Any], Node | None]], Atom | Node | None]
@@ -38,8 +39,8 @@ def simplify(graph: Graph, done: dict[int, Graph] | None = None) -> Graph:
                 known[id(body)] = body
             return body
         graph = inside(around_loops(drop_unused(inside(graph, once))), once)
-    for one_pass in (identities, share, fold_scalars, plain_scale, identities, sink, share, join_parts, look_ups, swap_products, share,
-                     drop_unused):
+    for one_pass in (identities, share, fold_scalars, plain_scale, identities, early_masks, sink, share, join_parts, look_ups,
+                     swap_products, share, drop_unused):
         graph = one_pass(graph)
     return graph
 

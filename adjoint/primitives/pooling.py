@@ -141,6 +141,7 @@ def _max_vjp(primals: tuple, y: tuple, y_bar: tuple, active: tuple, *, windows: 
 
 
 @general(shape=_max_shape, jvp=_max_jvp, vjp=_max_vjp, multiple=True, bound=0.0, samples=_x_samples, lowering=General(lower_max),
+         chooses=True,
          batch=lambda args, bdims, *, windows: (bind(max_pool, move_front(args[0], bdims[0]), windows=_shifted(windows)), (0, 0)))
 def max_pool(x, *, windows):
     """(y, places): the greatest element of each window, NaN if any is, and its place: the first of equal ones, of NaN the last.
@@ -177,7 +178,7 @@ def _added(y: np.ndarray, windows: Windows, part: Callable) -> np.ndarray:
     return x if all(w.inside for w in windows) else np.ascontiguousarray(x[_within(y.ndim, windows)])
 
 
-@linear(shape=_unpooled, linear_in=1, batch=_batch_two, samples=_put_samples, lowering=General(lower_spread), bound=1.0,
+@linear(shape=_unpooled, linear_in=1, batch=_batch_two, samples=_put_samples, lowering=General(lower_spread), bound=1.0, puts=True,
         transposes=(lambda x_bar, y, places, *, windows: pool_take(x_bar, places, windows=windows),))
 def pool_put(y, places, *, windows):
     """Each y added at its place in its window of zeros, nowhere if that is padding; its transpose is pool_take."""
