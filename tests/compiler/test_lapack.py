@@ -11,11 +11,13 @@ import pytest
 
 import adjoint as ad
 from adjoint.compiler import lapack, reference
+from adjoint.compiler.loops import Buffer, Foreign, Index, Kernel, Program, Var
+from adjoint.compiler.loops_check import check
 from adjoint.compiler.native import make_native
 from adjoint.compiler.pipeline import build
 from adjoint.core.aval import aval_of
 from adjoint.core.trace import trace_graph
-from adjoint.errors import LinearAlgebraError, NoLowering
+from adjoint.errors import CompileError, LinearAlgebraError, NoLowering
 
 L = np.linalg
 RNG = np.random.default_rng(4)
@@ -109,6 +111,26 @@ def test_a_failure_in_one_thread_is_an_error_for_all() -> None:
         with ad.threads(2), pytest.raises(LinearAlgebraError, match="positive definite"):
             f(wrong)
     assert np.array_equal(f(a), L.cholesky(a))
+
+
+def test_a_call_beyond_its_buffers_or_after_the_commit_point_is_no_program() -> None:
+    problem = Var()
+
+    def program(elements: int, commit: int) -> Program:
+        call = Foreign(lapack.PREFIX + "cholesky", ((0, Index(0, ((problem, 4),)), elements),), (2,), 0)
+        return Program((Buffer(np.dtype(np.float64), 12, "input"),), (Kernel("cholesky", problem, 3, (call,)),), commit, 0, (0,))
+    check(program(4, 1))
+    with pytest.raises(CompileError, match=r"elements 0\.\.12 of buffer 0, which has 12"):
+        check(program(5, 1))
+    with pytest.raises(CompileError, match="after the commit point can fail"):
+        check(program(4, 0))
+
+
+def test_a_loop_that_fails_in_its_second_turn_is_an_error() -> None:
+    f = ad.compile(lambda ts: ad.scan(lambda c, t: (c, L.inv(np.eye(2) * t)), 0.0, ts)[1])
+    np.testing.assert_array_equal(f(np.array([1.0, 2.0]))[1], np.eye(2) / 2.0)
+    with pytest.raises(LinearAlgebraError, match="inv: the matrix is singular"):
+        f(np.array([1.0, 0.0]))
 
 
 # ------------------------------------------------------------------------------------------------ where LAPACK comes from
