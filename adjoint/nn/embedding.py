@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import aval_of
+from ..core.interpreter import Tracer
 from ..errors import ConfigError, DtypeError, IndexRangeError, explain
 from ..primitives.indexing import gather
 from ..primitives.indexing import one_hot as _one_hot
@@ -49,6 +50,8 @@ class Embedding(Module):
 
     def __call__(self, x: Any) -> Any:
         _check("Embedding", x, self.weight.shape[0])
+        if isinstance(x, Tracer) and aval_of(x).dtype.kind == "i":
+            x = np.where(x < 0, self.weight.shape[0], x)                # gather alone would count from the end
         rows = gather(self.weight, x)
         return rows if self.padding_idx is None else np.where(x[..., None] == self.padding_idx, stop_gradient(rows), rows)
 
