@@ -18,7 +18,7 @@ from ..errors import CompileError
 from .control import STATUS
 from .irtext import Inserted, ModuleText, Writer, literal, memory_type, scalar_type, suffix, vector_literal, wide
 from .loops import Buffer, Check, Index, Let, Load, Store, Value, Var
-from .steps import disjoint_windows, roots
+from .steps import overlap
 
 BOOL = np.dtype(np.bool_)
 
@@ -45,18 +45,6 @@ class Frame:
     def overlapping(self, buffer: int) -> list[int]:
         """The buffers that may share memory with this one: itself, and what lies at the same place of the arena."""
         return [other for other in range(len(self.buffers)) if overlap(self.buffers, buffer, other)]
-
-
-def overlap(buffers: tuple[Buffer, ...], first: int, second: int) -> bool:
-    """May two buffers share memory? Arrays of the caller that are written share none with others; the entry sees to it."""
-    x, y = buffers[first], buffers[second]
-    if x.role == "window" or y.role == "window":
-        if first == second or disjoint_windows(x, y):
-            return first == second
-        return overlap(buffers, roots(buffers, first)[-1], roots(buffers, second)[-1])
-    if first == second or x.role != "arena" or y.role != "arena":
-        return first == second
-    return x.offset < y.offset + y.size * y.dtype.itemsize and y.offset < x.offset + x.size * x.dtype.itemsize
 
 
 class Lanes:

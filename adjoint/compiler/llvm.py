@@ -18,13 +18,13 @@ import llvmlite.ir as ir
 from ..errors import CompileError
 from .conv import lower_convolution
 from .irtext import Inserted, ModuleText, Writer
-from .lanes import Cell, Frame, Lanes, overlap
+from .lanes import Cell, Frame, Lanes
 from .loops import Check, Contraction, Convolution, Fold, Foreign, Kernel, Load, Loop, Program, Statement, Store
 from .matmul import lower_contraction, scratch_bytes
 from .nests import Nest, walk
 from .sequence import Fork, Item, ProgramWriter, Step, load_pointer
 from .sequence import Loop as LoopItem
-from .steps import Branch, Repeat, leaves, parts
+from .steps import Branch, Repeat, leaves, overlap, parts
 from .target import Target, host_target
 
 _LISTS = 1000                # number of the first list of alias scopes

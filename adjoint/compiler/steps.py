@@ -120,6 +120,18 @@ def disjoint_windows(x: Buffer, y: Buffer) -> bool:
     return all(x.place(i) + x.size <= y.place(i) or y.place(i) + y.size <= x.place(i) for i in range(x.period))
 
 
+def overlap(buffers: tuple[Buffer, ...], first: int, second: int) -> bool:
+    """May two buffers share memory? Arrays of the caller that are written share none with others; the entry sees to it."""
+    x, y = buffers[first], buffers[second]
+    if x.role == "window" or y.role == "window":
+        if first == second or disjoint_windows(x, y):
+            return first == second
+        return overlap(buffers, roots(buffers, first)[-1], roots(buffers, second)[-1])
+    if first == second or x.role != "arena" or y.role != "arena":
+        return first == second
+    return x.offset < y.offset + y.size * y.dtype.itemsize and y.offset < x.offset + x.size * x.dtype.itemsize
+
+
 def check_windows(program: Program) -> str:
     """What is wrong with the windows of a program, or an empty string."""
     return _check(program, program.steps)
