@@ -43,8 +43,8 @@ class Frame:
     scopes: dict[int, tuple[str, str]] = field(default_factory=dict)     # buffer -> suffix of its loads, of its stores
 
     def overlapping(self, buffer: int) -> list[int]:
-        """The buffers that may share memory with this one: itself, and what lies at the same place of the arena."""
-        return [other for other in range(len(self.buffers)) if overlap(self.buffers, buffer, other)]
+        """The buffers here that may share memory with this one: itself, and what lies at the same place of the arena."""
+        return [other for other in self.bases if overlap(self.buffers, buffer, other)]
 
 
 class Lanes:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..core.aval import Aval
@@ -38,11 +39,11 @@ class Arrangement:
     def of(cls, shape: Shape, strides: Shape) -> Arrangement:
         return cls(tuple(shape), tuple(0 if n == 1 else s for n, s in zip(shape, strides, strict=True)))
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         return self == Arrangement.of(self.shape, row_major(self.shape))
 
-    @property
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """The axes as memory has them; those of one element first."""
         return tuple(sorted(range(len(self.shape)), key=lambda i: -self.steps[i] if self.steps[i] else -math.inf))
@@ -62,15 +63,18 @@ class Arrangement:
         return made if made.whole else None
 
 
+Origins = dict[Var, tuple[Var, Arrangement]]
+
+
 def sink(graph: Graph) -> Graph:
     """Normal forms of rearrangements, then regions and reductions, until nothing changes."""
     if not any(isinstance(n.primitive.lowering, Convolve) for n in graph.nodes):
         return graph
     for _ in range(ROUNDS):
-        graph, changed = _Round(normal_forms(graph)).run()
+        graph, changed = _Round(*normal_forms(graph)).run()
         if not changed:
-            break
-    return normal_forms(graph)
+            return graph
+    return normal_forms(graph)[0]
 
 
 def is_view(node: Node) -> bool:
@@ -97,9 +101,9 @@ def rearranged(x: Atom, made: Arrangement, out: Var | None, where: str) -> list[
     return [*nodes, node_of("permute", x, out, shaped(made.shape), where, axes=axes)]
 
 
-def normal_forms(graph: Graph) -> Graph:
-    """Every chain of rearrangements as reshape and permute of what it began with; nothing where it ends as it began."""
-    origins: dict[Var, tuple[Var, Arrangement]] = {}
+def normal_forms(graph: Graph) -> tuple[Graph, Origins]:
+    """Every chain of rearrangements as reshape and permute of what it began with, which is noted; nothing where it ends as it began."""
+    origins: Origins = {}
     known: dict[Any, Atom] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -117,7 +121,7 @@ def normal_forms(graph: Graph) -> Graph:
             continue
         origins[node.outs[0]] = (root, found)
         nodes += [node] if before is None else rearranged(root, found, node.outs[0], node.where)
-    return Graph(graph.inputs, nodes, [known.get(a, a) for a in graph.outputs], graph.captures)
+    return Graph(graph.inputs, nodes, [known.get(a, a) for a in graph.outputs], graph.captures), origins
 
 
 @dataclass(eq=False)
@@ -132,22 +136,11 @@ class _Region:
 class _Round:
     """One pass over a graph in normal form."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.outputs = graph, set(graph.outputs)
+    def __init__(self, graph: Graph, origins: Origins) -> None:
+        self.graph, self.origins, self.outputs = graph, origins, set(graph.outputs)
         self.maker = {v: node for node in graph.nodes for v in node.outs}
-        self.origins = dict(self._origins())
         self.region_of: dict[Node, _Region] = {}
         self.inner: dict[Var, Var] = {}                     # results of regions, as they are computed now
-
-    def _origins(self) -> Iterator[tuple[Var, tuple[Var, Arrangement]]]:
-        found: dict[Var, tuple[Var, Arrangement]] = {}
-        for node in self.graph.nodes:
-            if is_view(node) and node.outs[0].aval.size:
-                root, before = found.get(node.inputs[0], (node.inputs[0], None))
-                made = (before or Arrangement.of(root.aval.shape, row_major(root.aval.shape))).through(node)
-                if made is not None:
-                    found[node.outs[0]] = (root, made)
-                    yield node.outs[0], (root, made)
 
     def run(self) -> tuple[Graph, bool]:
         self._join()
