@@ -48,7 +48,8 @@ def one(folder: Path, seed: int, dropout: bool, epochs: int) -> tuple[list[float
 
 def run(folder: Path, *, seeds: Sequence[int] = SEEDS, epochs: int = EPOCHS) -> Result:
     """Three seeds with dropout, the first of them again without."""
-    *dropped, (losses, plain) = side_by_side(one, [(folder, seed, True, epochs) for seed in seeds] + [(folder, seeds[0], False, epochs)])
+    calls = [(one, folder, seed, True, epochs) for seed in seeds]
+    *dropped, (losses, plain) = side_by_side([*calls, (one, folder, seeds[0], False, epochs)])
     accuracies = [accuracy for _, accuracy in dropped]
     figures = [Figure("mean test accuracy of three seeds", math.fsum(accuracies) / len(accuracies), least=92.3, unit="%"),
                Figure("test accuracy without dropout", plain, least=91.5, unit="%")]

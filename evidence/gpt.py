@@ -69,8 +69,8 @@ def rate(step: int, steps: int, warm: int) -> float:
 
 def run(folder: Path, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEPS) -> Result:
     """Three and three."""
-    calls = [(folder, seed, steps) for seed in seeds]
-    found, of_torch = side_by_side(ours, calls), side_by_side(twin, calls)
+    both = side_by_side([(function, folder, seed, steps) for function in (twin, ours) for seed in seeds])
+    of_torch, found = both[:len(seeds)], both[len(seeds):]
     curves = [Curve("adjoint", seed, losses) for seed, (losses, _, _) in zip(seeds, found, strict=True)]
     curves += [Curve("torch", seed, losses) for seed, (losses, _) in zip(seeds, of_torch, strict=True)]
     mean, mean_of_torch = (math.fsum(one[1] for one in each) / len(seeds) for each in (found, of_torch))

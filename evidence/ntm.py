@@ -32,7 +32,7 @@ def one(seed: int, steps: int, count: int) -> tuple[list[float], list[float], np
 def run(folder: Path, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEPS, count: int = 1000) -> Result:
     """Two seeds."""
     figures, curves, pictures, reported = [], [], [], []
-    for seed, (losses, wrong, focus) in zip(seeds, side_by_side(one, [(seed, steps, count) for seed in seeds]), strict=True):
+    for seed, (losses, wrong, focus) in zip(seeds, side_by_side([(one, seed, steps, count) for seed in seeds]), strict=True):
         curves.append(Curve("adjoint", seed, losses))
         figures.append(Figure(f"seed {seed}: wrong bits a sequence of length 20", wrong[0], most=0.1))
         reported += [Figure(f"seed {seed}: wrong bits at length {n}", w) for w, n in zip(wrong[1:], LENGTHS[1:], strict=True)]

@@ -21,13 +21,13 @@ def say(text: str) -> None:
     print(f"  {text}", flush=True)
 
 
-def side_by_side(function: Callable, calls: Sequence[tuple]) -> list[Any]:
-    """[function(*arguments) for each], in that order; longest first is best."""
+def side_by_side(calls: Sequence[tuple[Callable, ...]]) -> list[Any]:
+    """[function(*arguments) for function, *arguments in calls]; the longest first take the least time."""
     workers = min(thread_count(), len(calls))
     if workers <= 1:
-        return [function(*arguments) for arguments in calls]
+        return [function(*arguments) for function, *arguments in calls]
     with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_alone) as pool:
-        return [future.result() for future in [pool.submit(function, *arguments) for arguments in calls]]
+        return [future.result() for future in [pool.submit(*call) for call in calls]]
 
 
 def _alone() -> None:

@@ -17,7 +17,7 @@ from examples import resnet20 as example
 from .parallel import HOW, say, side_by_side
 from .target import Curve, Figure, Quick, Result, Target, saying
 
-SEEDS, EPOCHS, BATCH, RATE = (0, 1), 8, 64, 0.1
+SEEDS, EPOCHS, BATCH, RATE = (0, 1), 7, 64, 0.1
 QUICK_STEPS = 6
 
 
@@ -81,8 +81,8 @@ def same_outputs(model: Any, test_x: np.ndarray) -> float:
 
 def run(folder: Path, *, seeds: Sequence[int] = SEEDS, epochs: int = EPOCHS) -> Result:
     """Both trainings from each seed, and the outputs of trained weights in both."""
-    calls = [(folder, seed, epochs) for seed in seeds]
-    of_torch, found = side_by_side(twin, calls), side_by_side(ours, calls)
+    both = side_by_side([(function, folder, seed, epochs) for function in (twin, ours) for seed in seeds])
+    of_torch, found = both[:len(seeds)], both[len(seeds):]
     curves = [Curve("adjoint", seed, losses) for seed, (losses, _, _) in zip(seeds, found, strict=True)]
     curves += [Curve("torch", seed, losses) for seed, (losses, _) in zip(seeds, of_torch, strict=True)]
     mean, mean_of_torch = (math.fsum(one[1] for one in each) / len(seeds) for each in (found, of_torch))

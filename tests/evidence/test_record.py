@@ -1,15 +1,15 @@
 """Records: written whole, read back, judged by their own bounds and by the sources; pictures and numbers of the page."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
 import pytest
 
 from adjoint import nn
+from adjoint.compiler.threads import thread_count
 from evidence import __main__ as command
-from evidence import page, picture, record, target
+from evidence import page, parallel, picture, record, target
 from evidence.target import Curve, Figure, Quick, Result, Target
 
 
@@ -120,4 +120,11 @@ def test_the_command_refuses_what_it_does_not_know(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         command.main()
     assert "no target is called titanic" in capsys.readouterr().err
-    assert json.loads(json.dumps(target.NAMES)) == list(target.NAMES)
+    assert sorted(command.SHORTEST_FIRST) == sorted(target.NAMES)
+
+
+def test_runs_side_by_side_come_back_in_order():
+    assert parallel.side_by_side([(math.sqrt, 4.0)]) == [2.0]
+    assert parallel.side_by_side([(math.pow, 2.0, 3.0), (math.sqrt, 9.0), (thread_count,)])[:2] == [8.0, 3.0]
+    if thread_count() > 1:
+        assert parallel.side_by_side([(thread_count,)] * 3) == [1, 1, 1] and thread_count() > 1
