@@ -7,6 +7,7 @@ May import: llvmlite, loops, flow, target, microkernel, convplan, matmul. Read n
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import llvmlite.ir as ir
@@ -59,18 +60,20 @@ def lower_convolution(module: ir.Module, c: Convolution, emit_epilogue: EmitEpil
     tile.align = 64
     a, b = (builder.load(at(builder, buffers, i64(8 * operand.buffer)), typ=PTR, align=8) for operand in (c.a, c.b))
     segments, blocks, ranges = plan.segment_words()
-    tables = [_table(module, c.name, words) for words in (plan.span_words(), segments, blocks, ranges)]
-    shape = record(module, c.name + "_shape", plan.shape_record())
+    tables = [_table(module, words) for words in (plan.span_words(), segments, blocks, ranges)]
+    shape = _table(module, list(plan.shape_record().values()))
     arguments = [begin, end, control, buffers, tile, rows, ms, epilogue, a, b, shape, *tables]
     for each in (plan.wide if plan.wide_panels else plan.narrow, plan.narrow if plan.narrow_panels else plan.wide):
-        arguments += [window_kernel(module, target, c.dtype, each), record(module, c.name + "_panels", plan.panels_record(each))]
+        arguments += [window_kernel(module, target, c.dtype, each), _table(module, list(plan.panels_record(each).values()))]
     builder.call(_tiles_function(module, target, len(c.free), emit_poll), arguments)
     builder.ret_void()
     return (Step(function, plan.extent, COST_OF_CYCLE * plan.cycles),)
 
 
-def _table(module: ir.Module, name: str, words: list[int]) -> ir.GlobalVariable:
-    return record(module, name + "_table", dict(enumerate(words or [0])))
+def _table(module: ir.Module, words: list[int]) -> ir.GlobalVariable:
+    """A constant with these words; equal ones are one."""
+    name = "window_table_" + hashlib.sha256(repr(words).encode()).hexdigest()[:24]
+    return module.globals.get(name) or record(module, name, dict(enumerate(words or [0])))
 
 
 def _emit_epilogue_function(module: ir.Module, plan: ConvPlan, emit_epilogue: EmitEpilogue) -> ir.Function:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.graph import Atom
-from .loops import LANE_BYTES, Convolution, Operand, Value, Walk
+from .loops import LANE_BYTES, Convolution, Index, Operand, Value, Walk
 from .loops import Var as LoopVar
-from .lower import Lowering
-from .pieces import cut
-from .views import Ref
+from .lower import KernelEmitter, Lowering
+from .pieces import Piece, cut
+from .views import Ref, merged_stride
 
 WASTE = 1.5              # a padded copy of x, where the rows of pieces fill tiles this much worse than all rows together would
 TILE = 8                 # rows of a tile, about
@@ -76,38 +76,87 @@ def farthest_first(letters: list[str], words: Words, x: Ref) -> list[str]:
 
 def convolution(lowering: Lowering, words: Words, x: Ref, w: Ref, free: list[str], dtype: np.dtype) -> Convolution:
     """The step without its epilogue: x in place, or padded where too little of it would fill a tile; w in rows of whole lanes."""
-    step = _step(lowering, words, x, w, free, dtype)
+    step = _step(lowering, words, x, _laid_out(lowering, words, w, x), free, dtype)
     computed = sum(-(-piece.row_count // TILE) * piece.terms for piece in cut(step))
     if computed > WASTE * -(-step.m // TILE) * step.k:
         words, x = _padded(lowering, words, x)
-        step = _step(lowering, words, x, w, free, dtype)
+        step = _step(lowering, words, x, _laid_out(lowering, words, w, x), free, dtype)
     return step
 
 
-def _step(lowering: Lowering, words: Words, x: Ref, w: Ref, free: list[str], dtype: np.dtype) -> Convolution:
+def _step(lowering: Lowering, words: Words, x: Ref, b: Operand, free: list[str], dtype: np.dtype) -> Convolution:
     sizes, summed = words.sizes, farthest_first(words.summed, words, x)
     own = dict(zip(words.x, x.strides, strict=True))
     walks = tuple(Walk(free.index(place), summed.index(tap), stride, dilation, low, spread, sizes[axis], own[axis])
                   for axis, place, tap, stride, dilation, low, spread in words.walks)
     a = Operand(lowering.number(x.buffer), x.offset, tuple(own.get(c, 0) for c in (words.batch, *free, *summed)))
-    laid = _laid_out(lowering, words, w, summed)
-    b = Operand(lowering.number(laid.buffer), laid.offset, laid.strides)
     variables = (LoopVar(), LoopVar(), LoopVar())
     return Convolution("convolve", dtype, sizes[words.batch], tuple(sizes[c] for c in free), sizes[words.n],
                        tuple(sizes[c] for c in summed), a, b, walks, variables, Value(dtype), ())
 
 
-def _laid_out(lowering: Lowering, words: Words, w: Ref, summed: list[str]) -> Ref:
+def _laid_out(lowering: Lowering, words: Words, w: Ref, x: Ref) -> Operand:
     """w as (batch, *summed, n) with consecutive n in whole lanes: where it lies, or copied so."""
-    letters = (words.batch, *summed, words.n)
+    letters = (words.batch, *farthest_first(words.summed, words, x), words.n)
     ref = w.permuted([words.w.index(c) for c in letters])
     n, lanes = words.sizes[words.n], LANE_BYTES // w.dtype.itemsize
-    if ref.strides[-1] == 1 and n % lanes == 0:
-        return ref
-    shape = (*ref.shape[:-1], -(-n // lanes) * lanes)
-    inside = lowering.temporary(w.dtype, shape).sliced([(0, size, 1) for size in ref.shape])
-    lowering.copy(ref, inside)
-    return inside
+    if ref.strides[-1] != 1 or n % lanes:
+        room = lowering.temporary(w.dtype, (*ref.shape[:-1], -(-n // lanes) * lanes))
+        inside = room.sliced([(0, size, 1) for size in ref.shape])
+        lowering.copy(ref, inside)
+        ref = inside
+    return Operand(lowering.number(ref.buffer), ref.offset, ref.strides)
+
+
+# ------------------------------------------------------------------------------------------------ one channel behind each group
+
+
+def is_alone(words: Words) -> bool:
+    """Whether the lanes had better run along the groups (depthwise convolutions): no other axis fills them."""
+    return words.sizes[words.n] == 1 and words.sizes[words.batch] > 1
+
+
+def alone(lowering: Lowering, words: Words, x: Ref, w: Ref, y: Ref) -> None:
+    """Kernels of such a convolution: every element of y is summed serially with fma in the order of a Convolution, piece by piece."""
+    ref = w.permuted([words.w.index(c) for c in (*farthest_first(words.summed, words, x), words.batch, words.n)])
+    if ref.strides[-2] != 1:
+        laid = lowering.temporary(ref.dtype, ref.shape)
+        lowering.copy(ref, laid)
+        ref = laid
+    b = Operand(lowering.number(ref.buffer), ref.offset, (ref.strides[-2], *ref.strides[:-2], 1))
+    step, strides = _step(lowering, words, x, b, words.free, y.dtype), dict(zip(words.y, y.strides, strict=True))
+    by = merged_stride(step.free, [strides[c] for c in words.free])
+    target = y if by is not None else lowering.temporary(y.dtype, (*step.free, step.batch))
+    m_step, group_step = (by, strides[words.batch]) if by is not None else (step.batch, 1)
+    for piece in cut(step):
+        _sum_alone(lowering, step, piece, Operand(lowering.number(target.buffer), target.offset, (m_step, group_step)))
+    if target is not y:
+        order = [*words.free, words.batch]
+        lowering.copy(target, y.permuted([words.y.index(c) for c in (*order, words.n)]).reshaped(target.shape))
+
+
+def _sum_alone(lowering: Lowering, step: Convolution, piece: Piece, y: Operand) -> None:
+    rows, depth = ([axis for axis in axes if axis[0] != 1] for axes in (piece.rows, piece.depth))
+
+    def body(e: KernelEmitter, *indices: LoopVar) -> None:
+        *places, group = indices
+        at = lambda begin, terms, by: Index(begin, tuple((var, s) for var, s in (*terms, (group, by)) if s))
+
+        def sums(left: list, taps: list, total: Value) -> list[Value]:
+            if left:
+                (n, *steps), *rest = left
+                return list(e.carry(n, [total], lambda tap, inner: sums(rest, [*taps, (tap, *steps)], inner)))
+            a = [(place, s) for place, (_, s, _) in zip(places, rows, strict=True)] + [(tap, s) for tap, s, _ in taps]
+            x = e.load(step.a.buffer, at(piece.a, a, step.a.strides[0]), step.dtype)
+            w = e.load(step.b.buffer, at(piece.b, [(tap, s) for tap, _, s in taps], step.b.strides[0]), step.dtype)
+            return [e.fma(x, w, total)]
+        total, = sums(depth, [], e.const(0.0, step.dtype))
+        m = [(place, s * y.strides[0]) for place, (_, _, s) in zip(places, rows, strict=True)]
+        e.store(y.buffer, at(y.offset + piece.m * y.strides[0], m, y.strides[1]), total)
+    lowering.nest([*(n for n, _, _ in rows), step.batch], body, cost=2.0 * max(piece.terms, 1), label="convolve_groups")
+
+
+# ------------------------------------------------------------------------------------------------ memory
 
 
 def _padded(lowering: Lowering, words: Words, x: Ref) -> tuple[Words, Ref]:

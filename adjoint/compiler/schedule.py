@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Atom, Graph, Literal, Node, Var
-from .convolving import convolution, farthest_first, memory_order, words_of
+from .convolving import alone, convolution, farthest_first, is_alone, memory_order, words_of
 from .fuse import Group
 from .joins import parts_of_joins
 from .loops import FOLD_BLOCK, Contraction, Index, Kernel, Let, Operand, Value
@@ -317,6 +317,10 @@ class Schedule:
         words = words_of(node.primitive.lowering.spec(*[a.aval for a in node.inputs], **node.params), node.inputs, result)
         x, w = (self._converted(self.materialized(self.place(a)), result.aval.dtype) for a in node.inputs)
         free = words.free
+        if is_alone(words):
+            self.stored.add(result)
+            alone(self.lowering, words, x, w, self.target(result))
+            return self._map(Group("map", group.epilogue, group.level)) if group.epilogue else None
         if not group.epilogue and result not in self.targets:
             free = farthest_first(free, words, x)
             self.targets[result] = memory_order(self.lowering, words, free, result.aval.dtype)

@@ -46,6 +46,8 @@ CASES = [  # x, w, options
     ((3, 50, 1, 2), (5, 1, 2, 3), options(rank=1, padding=2)),
     ((1, 1100, 1, 1), (4, 1, 1, 2), options(rank=1, stride=3)),
 ]
+DEPTHWISE = [((2, 6, 5, 9, 1), (3, 3, 9, 1, 1), options(padding=1)), ((3, 7, 8, 20, 1), (2, 3, 20, 1, 1), options(stride=2, padding=1)),
+             ((2, 5, 4, 1), (2, 4, 1, 1), options(rank=1, dilation=2))]
 
 
 def passes(x, w, params):
@@ -74,6 +76,21 @@ def test_all_passes_have_the_bits_of_the_reference(case, dtype, rng):
     assert len(convolutions(program)) == 3
     widths = WIDTHS if dtype == "float32" else WIDTHS[:1]
     check_program(program, inputs(program, x, w), *map(host_target, widths))
+
+
+@pytest.mark.parametrize("case", DEPTHWISE, ids=str)
+def test_depthwise_runs_in_lanes_along_the_groups(case, rng):
+    x_shape, w_shape, params = case
+    x, w = rng.standard_normal(x_shape).astype(np.float32), rng.standard_normal(w_shape).astype(np.float32)
+    program = passes(x, w, params)
+    check(program)
+    found = check_program(program, inputs(program, x, w), *map(host_target, WIDTHS))
+    y, back = vjp(lambda x, w: convolve(x, w, **params), x.astype(np.float64), w.astype(np.float64))
+    expected = [y, *back(y)]
+    for number, buffer in enumerate(program.buffers):
+        if buffer.role == "output":
+            np.testing.assert_allclose(found[number].reshape(expected[buffer.slot].shape), expected[buffer.slot], atol=2e-4)
+    assert not convolutions(program)
 
 
 @pytest.mark.parametrize("case", [((9, 11, 12, 1, 4), (3, 3, 1, 4, 48), options(padding=1)), CASES[5]], ids=str)
