@@ -1,10 +1,12 @@
 """What layers promise in passing: first values, masks together, single sequences, padding; most of it was a mutant that lived."""
 
+import mpmath
 import numpy as np
 import pytest
 
 import adjoint as ad
 from adjoint import nn
+from adjoint.errors import ConfigError
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell])
@@ -69,3 +71,51 @@ def test_the_gradient_of_layer_normalization_by_differences(rng):
         step = np.zeros((2, 4))
         step[place] = 1e-5
         assert np.isclose(ad.grad(f)(x)[place], (f(x + step) - f(x - step)) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+def pooled_by_hand(x, size, stride, padding, ceil_mode, include_pad):
+    """PyTorch's manual, one window at a time: (means, maxima) of a row."""
+    room, n = len(x) + 2 * padding - size, len(x)
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= n + padding:                   # the last window starts inside, or in the padding ahead
+        count -= 1
+    means, maxima = [], []
+    for q in range(count):
+        start = q * stride - padding
+        end = min(start + size, n + padding)
+        inside = x[max(start, 0):min(end, n)]
+        means.append(inside.sum() / (end - start if include_pad else len(inside)))
+        maxima.append(inside.max())
+    return means, maxima
+
+
+@pytest.mark.parametrize("n", [5, 6, 7, 8])
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (2, 3, 1), (4, 3, 2), (3, 4, 1)])
+def test_pooling_by_hand(n, size, stride, padding, rng):
+    x = rng.standard_normal(n)
+    for ceil_mode in (False, True):
+        for include_pad in (False, True):
+            means, maxima = pooled_by_hand(x, size, stride, padding, ceil_mode, include_pad)
+            options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+            np.testing.assert_allclose(nn.avg_pool(x[None, None], size, count_include_pad=include_pad, **options)[0, 0], means, rtol=1e-13)
+            np.testing.assert_array_equal(nn.max_pool(x[None, None], size, **options)[0, 0], maxima)
+
+
+def test_padding_is_at_most_half_of_a_window():
+    for size, padding in ((2, 2), (3, 2), (4, 3)):
+        with pytest.raises(ConfigError, match="more than half"):
+            nn.max_pool(np.ones((1, 1, 9)), size, padding=padding)
+
+
+def test_what_cannot_happen_costs_nothing():
+    found, gradient = ad.value_and_grad(nn.kl_divergence)(np.log(np.array([[0.25, 0.75, 1e-300]])), np.array([[0.5, 0.5, 0.0]]))
+    assert np.isclose(found, 0.5 * np.log(2.0) + 0.5 * np.log(2.0 / 3.0), rtol=1e-14) and gradient[0, 2] == 0.0
+    with np.errstate(invalid="ignore"):                                     # 0 log (0 / 0) = 0
+        assert nn.kl_divergence(np.array([[0.0, -np.inf]]), np.array([[1.0, 0.0]])) == 0.0
+
+
+def test_the_constants_of_gelu():
+    for x in (-2.5, 0.5, 2.5):
+        by_tanh = x / 2 * (1 + mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x ** 3)))
+        assert np.isclose(nn.gelu(np.float64(x), "tanh"), float(by_tanh), rtol=1e-13)
+        assert np.isclose(nn.gelu(np.float64(x)), float(x * mpmath.ncdf(x)), rtol=1e-13)
