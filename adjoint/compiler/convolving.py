@@ -20,6 +20,7 @@ from .views import Ref, merged_stride
 
 WASTE = 1.5              # a padded copy of x, where the rows of pieces fill tiles this much worse than all rows together would
 TILE = 8                 # rows of a tile, about
+UNROLLED = 32            # terms of a sum that are written one after the other
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def is_alone(words: Words) -> bool:
 
 def alone(lowering: Lowering, words: Words, x: Ref, w: Ref, y: Ref) -> None:
     """Kernels of such a convolution: every element of y is summed serially with fma in the order of a Convolution, piece by piece."""
+    x = _groups_last(lowering, words, x)
     ref = w.permuted([words.w.index(c) for c in (*farthest_first(words.summed, words, x), words.batch, words.n)])
     if ref.strides[-2] != 1:
         laid = lowering.temporary(ref.dtype, ref.shape)
@@ -135,6 +137,16 @@ def alone(lowering: Lowering, words: Words, x: Ref, w: Ref, y: Ref) -> None:
         lowering.copy(target, y.permuted([words.y.index(c) for c in (*order, words.n)]).reshaped(target.shape))
 
 
+def _groups_last(lowering: Lowering, words: Words, x: Ref) -> Ref:
+    """x with consecutive groups: where it lies, or copied so."""
+    if x.strides[words.x.index(words.batch)] == 1:
+        return x
+    order = [*(c for c in words.x if c != words.batch), words.batch]
+    laid = lowering.temporary(x.dtype, [words.sizes[c] for c in order]).permuted([order.index(c) for c in words.x])
+    lowering.copy(x, laid)
+    return laid
+
+
 def _sum_alone(lowering: Lowering, step: Convolution, piece: Piece, y: Operand) -> None:
     rows, depth = ([axis for axis in axes if axis[0] != 1] for axes in (piece.rows, piece.depth))
 
@@ -142,15 +154,20 @@ def _sum_alone(lowering: Lowering, step: Convolution, piece: Piece, y: Operand) 
         *places, group = indices
         at = lambda begin, terms, by: Index(begin, tuple((var, s) for var, s in (*terms, (group, by)) if s))
 
-        def sums(left: list, taps: list, total: Value) -> list[Value]:
+        def sums(left: list, taps: list, a: int, b: int, total: Value) -> list[Value]:
+            if left and piece.terms <= UNROLLED:
+                (n, a_step, b_step), *rest = left
+                for tap in range(n):
+                    total, = sums(rest, taps, a + tap * a_step, b + tap * b_step, total)
+                return [total]
             if left:
                 (n, *steps), *rest = left
-                return list(e.carry(n, [total], lambda tap, inner: sums(rest, [*taps, (tap, *steps)], inner)))
-            a = [(place, s) for place, (_, s, _) in zip(places, rows, strict=True)] + [(tap, s) for tap, s, _ in taps]
-            x = e.load(step.a.buffer, at(piece.a, a, step.a.strides[0]), step.dtype)
-            w = e.load(step.b.buffer, at(piece.b, [(tap, s) for tap, _, s in taps], step.b.strides[0]), step.dtype)
+                return list(e.carry(n, [total], lambda tap, inner: sums(rest, [*taps, (tap, *steps)], a, b, inner)))
+            terms = [(place, s) for place, (_, s, _) in zip(places, rows, strict=True)] + [(tap, s) for tap, s, _ in taps]
+            x = e.load(step.a.buffer, at(a, terms, step.a.strides[0]), step.dtype)
+            w = e.load(step.b.buffer, at(b, [(tap, s) for tap, _, s in taps], step.b.strides[0]), step.dtype)
             return [e.fma(x, w, total)]
-        total, = sums(depth, [], e.const(0.0, step.dtype))
+        total, = sums(depth, [], piece.a, piece.b, e.const(0.0, step.dtype))
         m = [(place, s * y.strides[0]) for place, (_, _, s) in zip(places, rows, strict=True)]
         e.store(y.buffer, at(y.offset + piece.m * y.strides[0], m, y.strides[1]), total)
     lowering.nest([*(n for n, _, _ in rows), step.batch], body, cost=2.0 * max(piece.terms, 1), label="convolve_groups")
