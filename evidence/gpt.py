@@ -79,7 +79,7 @@ def run(folder: Path, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEP
                Figure("torch's mean held-out loss", mean_of_torch, unit="nats")]
     each = [", ".join(f"{one[1]:.4f}" for one in values) for values in (found, of_torch)]
     return Result(figures, curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]),
-                  {"each seed": f"{each[0]}; torch's {each[1]}", "what it writes": " / ".join(found[0][2].split("\n")), "threads": HOW})
+                  {"each seed": f"{each[0]}; torch's {each[1]}", "what it writes": f"`{' / '.join(found[0][2].split(chr(10)))}`", "threads": HOW})
 
 
 def quick(folder: Path) -> Quick:

@@ -20,6 +20,8 @@ curves. This page is written by `python -m evidence`.
 
 
 def _number(value: float, unit: str) -> str:
+    if value >= 1e4 and value % 1 == 0:
+        return f"{value:,.0f} {unit}".rstrip()
     text = f"{value:.3g}" if value and abs(value) < 1e-3 else f"{value:.5g}"
     return f"{text} {unit}".rstrip()
 

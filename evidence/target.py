@@ -37,6 +37,8 @@ class Figure:
     def asked(self) -> str:
         """The bounds in words."""
         unit = f" {self.unit}" if self.unit else ""
+        if self.least is not None and self.least == self.most:
+            return f"exactly {self.least:,.6g}{unit}" if self.least % 1 else f"exactly {self.least:,.0f}{unit}"
         bounds = [f"{word} {bound:g}{unit}" for word, bound in (("at least", self.least), ("at most", self.most)) if bound is not None]
         return ", ".join(bounds) or "reported"
 

@@ -97,7 +97,7 @@ def test_the_beginning_of_a_training_ends_it():
 def test_figures_know_their_bounds():
     assert Figure("a", 92.3, least=92.3).reached and not Figure("a", 92.2, least=92.3).reached and not Figure("a", math.nan).reached
     assert Figure("a", 1.0, least=0.0, most=2.0, unit="nats").asked == "at least 0 nats, at most 2 nats"
-    assert Figure("a", 1.0).asked == "reported"
+    assert Figure("a", 1.0).asked == "reported" and Figure("a", 3e6, least=3e6, most=3e6).asked == "exactly 3,000,000"
 
 
 def test_axes_have_round_numbers():
