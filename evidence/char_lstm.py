@@ -28,7 +28,7 @@ def run(folder: Path, *, steps: int = example.STEPS) -> Result:
     figures = [Figure("held-out loss with carried state", found["held_out"], most=1.61, unit="nats"),
                Figure("parameters", count, least=108_225, most=108_225)]
     return Result(figures, [Curve("adjoint", SEED, losses)], (SEED,), Quick(losses[:QUICK_STEPS]),
-                  {"training": f"{found['seconds']:.0f} s", "what it writes": f"`{' / '.join(sample.split(chr(10)))}`"})
+                  {"training": f"{found['seconds']:.0f} s", "what it writes": f"`{' / '.join(sample.splitlines())}`"})
 
 
 def quick(folder: Path) -> Quick:

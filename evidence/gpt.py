@@ -78,8 +78,8 @@ def run(folder: Path, *, seeds: Sequence[int] = SEEDS, steps: int = example.STEP
                Figure("mean minus torch's, absolute", abs(mean - mean_of_torch), most=0.015, unit="nats"),
                Figure("torch's mean held-out loss", mean_of_torch, unit="nats")]
     each = [", ".join(f"{one[1]:.4f}" for one in values) for values in (found, of_torch)]
-    return Result(figures, curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]),
-                  {"each seed": f"{each[0]}; torch's {each[1]}", "what it writes": f"`{' / '.join(found[0][2].split(chr(10)))}`", "threads": HOW})
+    notes = {"each seed": f"{each[0]}; torch's {each[1]}", "what it writes": f"`{' / '.join(found[0][2].splitlines())}`", "threads": HOW}
+    return Result(figures, curves, seeds, Quick(curves[0].losses[:QUICK_STEPS]), notes)
 
 
 def quick(folder: Path) -> Quick:
