@@ -53,14 +53,12 @@ class Curve:
     steps: Sequence[int] | None = None
 
     def thinned(self, points: int = POINTS) -> Curve:
-        """At most `points` points, each the mean of the losses up to its step since the one before."""
+        """At most `points` points of seven digits, each the mean of the losses up to its step since the one before."""
         count = len(self.losses)
         last = list(self.steps or range(1, count + 1))
-        if count <= points:
-            return dataclasses.replace(self, losses=[float(x) for x in self.losses], steps=last)
-        ends = [(k + 1) * count // points for k in range(points)]
+        ends = [(k + 1) * count // points for k in range(points)] if count > points else list(range(1, count + 1))
         starts = [0, *ends[:-1]]
-        means = [math.fsum(self.losses[a:b]) / (b - a) for a, b in zip(starts, ends, strict=True)]
+        means = [float(f"{math.fsum(self.losses[a:b]) / (b - a):.7g}") for a, b in zip(starts, ends, strict=True)]
         return dataclasses.replace(self, losses=means, steps=[last[b - 1] for b in ends])
 
 
