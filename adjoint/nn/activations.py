@@ -18,6 +18,7 @@ from ..primitives.special import erf as _erf
 from ..primitives.special import logistic as _logistic
 from ..primitives.special import softplus as _softplus
 from ..transforms.custom import custom_vjp, stop_gradient
+from .layers import sizes
 from .module import Module
 
 
@@ -193,6 +194,7 @@ class PReLU(Module):
     weight: np.ndarray
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: Any = np.float32) -> None:
+        sizes("PReLU", num_parameters=num_parameters)
         self._place(weight=np.full((num_parameters,), init, dtype))
 
     def __call__(self, x: Any) -> Any:

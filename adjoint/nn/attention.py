@@ -16,7 +16,7 @@ from ..errors import ConfigError, DtypeError, ShapeError, explain
 from ..transforms.custom import stop_gradient
 from . import init
 from .dropout import dropout as _dropout
-from .layers import Linear
+from .layers import Linear, sizes
 from .module import Module
 
 
@@ -103,7 +103,8 @@ class MultiheadAttention(Module):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, *, batch_first: bool = False,
                  rng: np.random.Generator, dtype: Any = np.float32) -> None:
-        if num_heads < 1 or embed_dim % num_heads:
+        sizes("MultiheadAttention", embed_dim=embed_dim, num_heads=num_heads)
+        if embed_dim % num_heads:
             raise ConfigError(explain(f"MultiheadAttention: {embed_dim} features cannot be shared by {num_heads} heads.",
                                       remedy="Choose num_heads that divides embed_dim."))
         if not 0.0 <= dropout < 1.0:
@@ -131,6 +132,7 @@ class MultiheadAttention(Module):
             inputs = [np.swapaxes(x, 0, 1) for x in inputs]
         if key_padding_mask is not None and not batched:
             key_padding_mask = key_padding_mask[None]
+        self._fit([np.shape(x) for x in inputs], np.shape(key_padding_mask), np.shape(attn_mask))
         weights = self._weights(*inputs[:2], key_padding_mask, attn_mask, is_causal)
         used = weights if self.key is None else _dropout(weights, self.dropout, self.key)
         heads = np.swapaxes(used @ self._heads(inputs[2], 2), 1, 2)
@@ -161,6 +163,19 @@ class MultiheadAttention(Module):
     def _per_head(self, mask: Any) -> Any:
         """[L, S] for all, or [batch heads, L, S] as PyTorch gives one for each head."""
         return mask if mask is None or np.ndim(mask) == 2 else mask.reshape((-1, self.num_heads, *np.shape(mask)[1:]))
+
+    def _fit(self, shapes: list[tuple], padding: tuple, mask: tuple) -> None:
+        """Refuse keys without values, another batch, and masks of other lengths; shapes are [batch, length, features]."""
+        (batch, length, _), (key_batch, seen, _), value = shapes
+        if shapes[1] != value or batch != key_batch:
+            raise ShapeError(explain(f"MultiheadAttention: as [batch, length, features] queries are {shapes[0]}, keys {shapes[1]}, values "
+                                     f"{value}, expected one batch, and a value for each key.", remedy="Check batch_first."))
+        if padding and padding != (batch, seen):
+            raise ShapeError(explain(f"MultiheadAttention: key_padding_mask is {padding}, expected ({batch}, {seen}).",
+                                     remedy="One entry per sequence and key: [batch, S]."))
+        if mask and mask not in ((length, seen), (batch * self.num_heads, length, seen)):
+            raise ShapeError(explain(f"MultiheadAttention: attn_mask is {mask}, expected ({length}, {seen}), or one for each head: "
+                                     f"({batch * self.num_heads}, {length}, {seen}).", remedy="One entry per query and key: [L, S]."))
 
     def _check(self, query: Any, key: Any, value: Any) -> None:
         width, shapes = self.out_proj.weight.shape[0], [np.shape(x) for x in (query, key, value)]

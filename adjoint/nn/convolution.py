@@ -17,6 +17,7 @@ from ..errors import ConfigError, ShapeError, explain
 from ..primitives.convolution import convolve, out_size, reach
 from ..primitives.structure import permute, reshape, slice_
 from . import init
+from .layers import sizes
 from .module import Module
 
 Sizes = tuple[int, ...]
@@ -171,11 +172,13 @@ class _Convolution(Module):
         bound = 1.0 / math.sqrt(max(shape[1] * math.prod(windows), 1))
         given = {key: _each(value, rank, key, 0 if "padding" in key else 1, name) if not isinstance(value, str) else value
                  for key, value in options.items() if key != "groups"}
+        _paddings(given["padding"], windows, given["stride"], given["dilation"], name)          # refuses what a call would
         drawn = init.generator(rng).uniform(-bound, bound, outer).astype(dtype) if bias else None
         self._place(weight=weight, bias=drawn, groups=options["groups"], **given)
 
     def _divided(self, inner: int, outer: int, groups: int) -> tuple[int, int]:
         """Channels in and out of one group."""
+        sizes(type(self).__name__, in_channels=inner, out_channels=outer)
         if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1 or inner % groups or outer % groups:
             raise ConfigError(explain(f"{type(self).__name__}: groups is {groups!r}, "
                                       f"the groups must divide the channels, {inner} in and {outer} out.",

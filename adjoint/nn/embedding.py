@@ -17,6 +17,7 @@ from ..primitives.indexing import gather
 from ..primitives.indexing import one_hot as _one_hot
 from ..transforms.custom import stop_gradient
 from . import init
+from .layers import sizes
 from .module import Module
 
 
@@ -38,6 +39,7 @@ class Embedding(Module):
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, rng: np.random.Generator,
                  weight_init: Callable | None = None, dtype: Any = np.float32) -> None:
+        sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         shape = (num_embeddings, embedding_dim)
         weight = init.normal(shape, rng, std=1.0, dtype=dtype) if weight_init is None else weight_init(shape, rng, dtype=dtype)
         if padding_idx is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import aval_of
-from ..errors import DtypeError, IndexRangeError, ShapeError, explain
+from ..errors import ConfigError, DtypeError, IndexRangeError, ShapeError, explain
 from ..primitives.indexing import label
 from ..primitives.piecewise import relu
 from ..primitives.special import softplus
@@ -30,6 +30,9 @@ def cross_entropy(logits: Any, labels: Any, *, label_smoothing: float = 0.0) -> 
     0.490414626506
     """
     labels = _checked_labels("cross_entropy", "logits", logits, labels)
+    if isinstance(label_smoothing, (int, float)) and not 0 <= label_smoothing <= 1:
+        raise ConfigError(explain(f"cross_entropy: label_smoothing is {label_smoothing!r}, expected a share from 0 to 1.",
+                                  remedy="0.1 is usual: so much is taken from the label and given to all classes."))
     classes = np.shape(logits)[-1]
     z = logits - stop_gradient(np.max(logits, axis=-1, keepdims=True))
     hot = labels[..., None] == np.arange(classes)
@@ -57,7 +60,7 @@ def nll_loss(log_probabilities: Any, labels: Any) -> Any:
 
 def _checked_labels(name: str, what: str, scores: Any, labels: Any) -> Any:
     """The labels, which fit the scores; of traced ones native code checks the range."""
-    shape = np.shape(scores)
+    labels, shape = np.asarray(labels) if isinstance(labels, (list, tuple)) else labels, np.shape(scores)
     if not shape or np.shape(labels) != shape[:-1]:
         raise ShapeError(explain(f"{name}: {what} {shape} need labels {shape[:-1]}, found {np.shape(labels)}.",
                                  remedy="Labels are integers, one per example, not one-hot."))
@@ -113,6 +116,8 @@ def huber_loss(prediction: Any, target: Any, delta: float = 1.0) -> Any:
     np.float64(1.3125)
     """
     _check_shapes("huber_loss", prediction=prediction, target=target)
+    if isinstance(delta, (int, float)) and not delta > 0:
+        raise ConfigError(explain(f"huber_loss: delta is {delta!r}, expected a number above 0.", remedy="1.0 is usual."))
     difference = prediction - target
     size = np.abs(difference)
     return np.mean(np.where(size <= delta, 0.5 * (difference * difference), delta * (size - 0.5 * delta)))

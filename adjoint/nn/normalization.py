@@ -19,6 +19,7 @@ from ..core.aval import aval_of
 from ..errors import ConfigError, DtypeError, ShapeError, explain
 from ..transforms.custom import custom_vjp, stop_gradient
 from ..transforms.taps import tap
+from .layers import sizes
 from .module import Module, buffer
 
 
@@ -30,6 +31,11 @@ def _checked(name: str, x: Any, ranks: tuple[int, ...], channels: int, remedy: s
     if aval.ndim not in ranks or aval.shape[1] != channels:
         expected = " or ".join("[" + ", ".join(["batch", str(channels), *"?" * (rank - 2)]) + "]" for rank in ranks)
         raise ShapeError(explain(f"{name}: the input is {aval}, expected {expected}.", remedy=remedy))
+
+
+def _not_negative(name: str, eps: Any) -> None:
+    if not (isinstance(eps, (int, float, np.floating)) and eps >= 0):
+        raise ConfigError(explain(f"{name}: eps is {eps!r:.40}, expected a number of at least 0.", remedy="1e-5 is usual."))
 
 
 def _channels_last(x: Any) -> Any:
@@ -87,6 +93,12 @@ class _BatchNorm(Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
                  track_running_stats: bool = True, *, dtype: Any = np.float32) -> None:
+        name = type(self).__name__
+        sizes(name, num_features=num_features)
+        _not_negative(name, eps=eps)
+        if momentum is not None and not (isinstance(momentum, (int, float)) and 0 <= momentum <= 1):
+            raise ConfigError(explain(f"{name}: momentum is {momentum!r:.40}, expected a share from 0 to 1, or None.",
+                                      remedy="It says how much a new batch counts: 0.1, or None for the mean of all batches."))
         shape, tracks = (num_features,), track_running_stats
         self._place(weight=np.ones(shape, dtype) if affine else None, bias=np.zeros(shape, dtype) if affine else None,
                     running_mean=np.zeros(shape, dtype) if tracks else None, running_var=np.ones(shape, dtype) if tracks else None,
@@ -200,8 +212,11 @@ def _trailing(name: str, x: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(aval.ndim - len(shape), aval.ndim))
 
 
-def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
-    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(map(int, shape))
+def _sizes(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
+    found = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    for size in found:
+        sizes(name, normalized_shape=size)
+    return tuple(map(int, found))
 
 
 def _affine(y: Any, weight: Any, bias: Any) -> Any:
@@ -228,7 +243,8 @@ class LayerNorm(Module):
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True, *,
                  dtype: Any = np.float32) -> None:
-        shape = _sizes(normalized_shape)
+        shape = _sizes("LayerNorm", normalized_shape)
+        _not_negative("LayerNorm", eps=eps)
         self._place(weight=np.ones(shape, dtype) if elementwise_affine else None,
                     bias=np.zeros(shape, dtype) if elementwise_affine and bias else None, normalized_shape=shape, eps=eps)
 
@@ -254,6 +270,8 @@ class GroupNorm(Module):
     eps: float
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = np.float32) -> None:
+        sizes("GroupNorm", num_channels=num_channels)
+        _not_negative("GroupNorm", eps=eps)
         if num_groups < 1 or num_channels % num_groups:
             raise ConfigError(explain(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups.",
                                       remedy="Choose a number of groups that divides the number of channels."))
@@ -285,7 +303,8 @@ class RMSNorm(Module):
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True, *,
                  dtype: Any = np.float32) -> None:
-        shape = _sizes(normalized_shape)
+        shape = _sizes("RMSNorm", normalized_shape)
+        _not_negative("RMSNorm", eps=0.0 if eps is None else eps)
         self._place(weight=np.ones(shape, dtype) if elementwise_affine else None, normalized_shape=shape, eps=eps)
 
     def __call__(self, x: Any) -> Any:

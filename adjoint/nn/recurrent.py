@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import aval_of
-from ..errors import ConfigError, ShapeError, explain
+from ..errors import ConfigError, DtypeError, ShapeError, explain
 from ..primitives.special import logistic
 from ..transforms.control import scan
 from . import init
@@ -246,6 +246,10 @@ class _Sequence(Module):
 
     def _mask(self, lengths: Any, x: Any) -> Any:
         """[time, batch, 1]: True while a sequence lasts."""
+        lengths = np.asarray(lengths) if isinstance(lengths, (list, tuple)) else lengths
+        if aval_of(lengths).dtype.kind not in "iu":
+            raise DtypeError(explain(f"{type(self).__name__}: lengths are {aval_of(lengths).dtype}, expected integers.",
+                                     remedy="Use lengths.astype(np.int64)."))
         _expect(type(self).__name__, "lengths", lengths, (np.shape(x)[1],))
         if isinstance(lengths, np.ndarray) and lengths.size and not (lengths.min() >= 0 and lengths.max() <= np.shape(x)[0]):
             raise ShapeError(explain(f"{type(self).__name__}: lengths go from {lengths.min()} to {lengths.max()}, the input has "

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.aval import aval_of
 from ..core.primitive import TABLE, bind
-from ..errors import TreeError, explain
+from ..errors import ShapeError, TreeError, explain
 from ..nn.module import parameter_names
 from ..tree import Structure, flatten, unflatten
 
@@ -51,7 +51,12 @@ def apply_updates(parameters: Any, updates: Any) -> Any:
     >>> apply_updates({"w": np.array([1.0]), "n": np.array(3)}, {"w": np.array([0.5]), "n": None})
     {'n': array(3), 'w': array([1.5])}
     """
-    return on_leaves(lambda u, p: (None, in_dtype(p + u, aval_of(p).dtype)), updates, parameters)[1]
+    def moved(u: Any, p: Any) -> tuple:
+        if np.shape(u) != np.shape(p):
+            raise ShapeError(explain(f"apply_updates: an update is {aval_of(u)}, its parameter {aval_of(p)}.",
+                                     remedy="Initialize the state with the parameters that the gradients are of."))
+        return None, in_dtype(p + u, aval_of(p).dtype)
+    return on_leaves(moved, updates, parameters)[1]
 
 
 def stateless(function: Callable[[Any, Any], Any]) -> Optimizer:
@@ -133,7 +138,7 @@ def _locate(s: Structure, o: Structure, at: int, found: list[int]) -> None:
     if s.kind == "leaf" and o.kind == "leaf":
         found.append(at)
     elif s.kind not in ("leaf", "static"):
-        if s.kind != o.kind or len(s.children) != len(o.children):
+        if s.kind != o.kind or len(s.children) != len(o.children) or (s.kind == "dict" and s.meta != o.meta):
             raise TreeError(explain(f"optimizer: the gradients have structure {s}, expected {o}.",
                                     remedy="Initialize the state with the parameters that the gradients are of."))
         for a, b in zip(s.children, o.children, strict=True):

@@ -15,6 +15,8 @@ X = np.ones((2, 3, 8, 8), np.float32)
 ROWS = np.ones((4, 3), np.float32)
 LABELS = np.array([0, 2, 1, 0])
 LINEAR = nn.Linear(3, 2, rng=RNG)
+Q, ATTENTION = np.ones((5, 3, 8), np.float32), nn.MultiheadAttention(8, 2, rng=RNG)
+RULE = optim.adam(0.1)
 
 
 def trained(layer, x):
@@ -61,7 +63,31 @@ CASES = {
     "a seed for a generator": (lambda: nn.Linear(3, 2, rng=7), ConfigError, ["rng is 7", "generator"]),
     "initial values of a vector": (lambda: nn.init.orthogonal((3,), RNG), ShapeError, ["(3,)", "two axes"]),
     "an unknown approximation": (lambda: nn.gelu(ROWS, "erf"), ConfigError, ["'erf'", "'none'"]),
+    # sizes
+    "a layer without inputs": (lambda: nn.Conv2d(0, 3, 3, rng=RNG), ConfigError, ["in_channels is 0", "at least 1"]),
+    "a negative number of channels": (lambda: nn.Conv1d(3, -3, 3, rng=RNG), ConfigError, ["out_channels is -3", "at least 1"]),
+    "same padding with a stride": (lambda: nn.Conv2d(3, 3, 3, 2, "same", rng=RNG), ConfigError, ["'same'", "stride (2, 2)"]),
+    "a negative number of features": (lambda: nn.BatchNorm1d(-4), ConfigError, ["num_features is -4", "at least 1"]),
+    "a negative eps": (lambda: nn.LayerNorm(3, eps=-1.0), ConfigError, ["eps is -1.0", "at least 0"]),
+    "a momentum beyond 1": (lambda: nn.BatchNorm2d(3, momentum=2.0), ConfigError, ["momentum is 2.0", "0 to 1"]),
+    "an empty shape to normalize": (lambda: nn.LayerNorm((3, 0)), ConfigError, ["normalized_shape is 0", "at least 1"]),
+    "a table without rows": (lambda: nn.Embedding(0, 2, rng=RNG), ConfigError, ["num_embeddings is 0", "at least 1"]),
+    "no slopes": (lambda: nn.PReLU(0), ConfigError, ["num_parameters is 0", "at least 1"]),
+    "no heads": (lambda: nn.MultiheadAttention(8, 0, rng=RNG), ConfigError, ["num_heads is 0", "at least 1"]),
+    # attention and sequences
+    "a mask of other lengths": (lambda: ATTENTION(Q, Q, Q, attn_mask=np.zeros((4, 4), bool)), ShapeError, ["(4, 4)", "(5, 5)"]),
+    "a padding mask the wrong way round": (lambda: ATTENTION(Q, Q, Q, np.zeros((5, 3), bool)), ShapeError, ["(5, 3)", "(3, 5)"]),
+    "keys without values": (lambda: ATTENTION(Q, Q[:4], Q), ShapeError, ["(3, 4, 8)", "(3, 5, 8)"]),
+    "keys of another batch": (lambda: ATTENTION(Q, Q[:, :2], Q[:, :2]), ShapeError, ["(2, 5, 8)", "one batch"]),
+    "lengths that are shares": (lambda: nn.LSTM(8, 2, rng=RNG)(Q, lengths=[0.5, 1.0, 1.0]), DtypeError, ["float64", "integers"]),
+    "lengths beyond the end": (lambda: nn.LSTM(8, 2, rng=RNG)(Q, lengths=[9, 1, 1]), ShapeError, ["1 to 9", "5 times"]),
+    # losses
+    "a smoothing beyond 1": (lambda: nn.cross_entropy(ROWS, LABELS, label_smoothing=2.0), ConfigError, ["2.0", "0 to 1"]),
+    "a negative width of Huber's loss": (lambda: nn.huber_loss(ROWS, ROWS, delta=-1.0), ConfigError, ["-1.0", "above 0"]),
+    "a label out of range in a list": (lambda: nn.cross_entropy(ROWS, [0, 1, 2, 3]), IndexRangeError, ["0 to 3", "0 to 2"]),
     # schedules and rules
+    "gradients under other names": (lambda: RULE.update({"b": ROWS}, RULE.init({"a": ROWS}), {"a": ROWS}), TreeError, ["'b'", "'a'"]),
+    "updates of another shape": (lambda: optim.apply_updates({"a": ROWS}, {"a": ROWS[:1]}), ShapeError, ["float32[1,3]", "float32[4,3]"]),
     "a schedule of negative length": (lambda: optim.schedules.cosine(0.1, -5), ConfigError, ["-5", "positive"]),
     "a schedule of no length": (lambda: optim.schedules.warmup(0, optim.schedules.constant(0.1)), ConfigError, ["0", "positive"]),
     "a negative learning rate": (lambda: optim.sgd(-0.1), ConfigError, ["-0.1"]),
