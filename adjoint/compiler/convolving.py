@@ -6,6 +6,7 @@ lower, pieces, views. Read next: pieces.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from .lower import KernelEmitter, Lowering
 from .pieces import Piece, cut
 from .views import Ref, merged_stride
 
-WASTE = 1.5              # a padded copy of x, where the rows of pieces fill tiles this much worse than all rows together would
+WASTE = 1.5              # a padded copy of x, where the tiles of pieces compute this many times as much as there is
+MOST_PIECES = 64         # the same, where there are more pieces
 TILE = 8                 # rows of a tile, about
 UNROLLED = 32            # terms of a sum that are written one after the other
 
@@ -77,16 +79,19 @@ def farthest_first(letters: list[str], words: Words, x: Ref) -> list[str]:
 
 def convolution(lowering: Lowering, words: Words, x: Ref, w: Ref, free: list[str], dtype: np.dtype) -> Convolution:
     """The step without its epilogue: x in place, or padded where too little of it would fill a tile; w in rows of whole lanes."""
-    step = _step(lowering, words, x, _laid_out(lowering, words, w, x), free, dtype)
-    computed = sum(-(-piece.row_count // TILE) * piece.terms for piece in cut(step))
-    if computed > WASTE * -(-step.m // TILE) * step.k:
-        words, x = _padded(lowering, words, x)
-        step = _step(lowering, words, x, _laid_out(lowering, words, w, x), free, dtype)
-    return step
+    summed = farthest_first(words.summed, words, x)
+    step = _step(lowering, words, x, _laid_out(lowering, words, w, summed), free, summed, dtype)
+    pieces = cut(step)
+    padded, room = words, x
+    if len(pieces) > math.prod(min(walk.spread, walk.size) for walk in step.walks):
+        terms, tiles = sum(p.row_count * p.terms for p in pieces), sum(-(-p.row_count // TILE) * p.terms for p in pieces)
+        if len(pieces) > MOST_PIECES or TILE * tiles > WASTE * max(terms, TILE * step.k):
+            padded, room = _padded(lowering, words, x)
+    return step if room is x else _step(lowering, padded, room, step.b, free, summed, dtype)
 
 
-def _step(lowering: Lowering, words: Words, x: Ref, b: Operand, free: list[str], dtype: np.dtype) -> Convolution:
-    sizes, summed = words.sizes, farthest_first(words.summed, words, x)
+def _step(lowering: Lowering, words: Words, x: Ref, b: Operand, free: list[str], summed: list[str], dtype: np.dtype) -> Convolution:
+    sizes = words.sizes
     own = dict(zip(words.x, x.strides, strict=True))
     walks = tuple(Walk(free.index(place), summed.index(tap), stride, dilation, low, spread, sizes[axis], own[axis])
                   for axis, place, tap, stride, dilation, low, spread in words.walks)
@@ -96,9 +101,9 @@ def _step(lowering: Lowering, words: Words, x: Ref, b: Operand, free: list[str],
                        tuple(sizes[c] for c in summed), a, b, walks, variables, Value(dtype), ())
 
 
-def _laid_out(lowering: Lowering, words: Words, w: Ref, x: Ref) -> Operand:
+def _laid_out(lowering: Lowering, words: Words, w: Ref, summed: list[str]) -> Operand:
     """w as (batch, *summed, n) with consecutive n in whole lanes: where it lies, or copied so."""
-    letters = (words.batch, *farthest_first(words.summed, words, x), words.n)
+    letters = (words.batch, *summed, words.n)
     ref = w.permuted([words.w.index(c) for c in letters])
     n, lanes = words.sizes[words.n], LANE_BYTES // w.dtype.itemsize
     if ref.strides[-1] != 1 or n % lanes:
@@ -120,13 +125,14 @@ def is_alone(words: Words) -> bool:
 def alone(lowering: Lowering, words: Words, x: Ref, w: Ref, y: Ref) -> None:
     """Kernels of such a convolution: every element of y is summed serially with fma in the order of a Convolution, piece by piece."""
     x = _groups_last(lowering, words, x)
-    ref = w.permuted([words.w.index(c) for c in (*farthest_first(words.summed, words, x), words.batch, words.n)])
+    summed = farthest_first(words.summed, words, x)
+    ref = w.permuted([words.w.index(c) for c in (*summed, words.batch, words.n)])
     if ref.strides[-2] != 1:
         laid = lowering.temporary(ref.dtype, ref.shape)
         lowering.copy(ref, laid)
         ref = laid
     b = Operand(lowering.number(ref.buffer), ref.offset, (ref.strides[-2], *ref.strides[:-2], 1))
-    step, strides = _step(lowering, words, x, b, words.free, y.dtype), dict(zip(words.y, y.strides, strict=True))
+    step, strides = _step(lowering, words, x, b, words.free, summed, y.dtype), dict(zip(words.y, y.strides, strict=True))
     by = merged_stride(step.free, [strides[c] for c in words.free])
     target = y if by is not None else lowering.temporary(y.dtype, (*step.free, step.batch))
     m_step, group_step = (by, strides[words.batch]) if by is not None else (step.batch, 1)
@@ -177,22 +183,18 @@ def _sum_alone(lowering: Lowering, step: Convolution, piece: Piece, y: Operand) 
 
 
 def _padded(lowering: Lowering, words: Words, x: Ref) -> tuple[Words, Ref]:
-    """x with zeros at every place that the walks reach, and the walks over that."""
-    sizes, walks, inside, taken = dict(words.sizes), [], {}, {}
+    """x with a border of zeros wherever the walks step out of it, and the walks over that: every term exists then."""
+    sizes, walks, inside = dict(words.sizes), [], {}
     for axis, place, tap, stride, dilation, low, spread in words.walks:
-        n, room = sizes[axis], (sizes[place] - 1) * stride + (sizes[tap] - 1) * dilation + 1
-        first = max(0, -(low // spread))
-        count = max(0, min(n - first, -((low + first * spread - room) // spread)))
-        start = low + first * spread
-        inside[axis] = (start, start + (count - 1) * spread + 1, spread) if count else (0, 0, 1)
-        taken[axis] = (first, first + count, 1)
-        sizes[axis] = room
-        walks.append((axis, place, tap, stride, dilation, 0, 1))
-    order = sorted(words.x, key=lambda c: -abs(dict(zip(words.x, x.strides, strict=True))[c]))
+        n, last = sizes[axis], (sizes[place] - 1) * stride + (sizes[tap] - 1) * dilation - low
+        before, behind = max(0, low // spread), max(0, last // spread - n + 1)
+        inside[axis], sizes[axis] = (before, before + n, 1), before + n + behind
+        walks.append((axis, place, tap, stride, dilation, low - before * spread, spread))
+    steps = dict(zip(words.x, x.strides, strict=True))
+    order = sorted(words.x, key=lambda c: -abs(steps[c]))
     room = lowering.temporary(x.dtype, [sizes[c] for c in order]).permuted([order.index(c) for c in words.x])
     lowering.fill(room, 0.0)
-    whole = {c: (0, n, 1) for c, n in sizes.items()}
-    lowering.copy(x.sliced([taken.get(c, whole[c]) for c in words.x]), room.sliced([inside.get(c, whole[c]) for c in words.x]))
+    lowering.copy(x, room.sliced([inside.get(c, (0, sizes[c], 1)) for c in words.x]))
     return Words(words.x, words.w, words.y, tuple(walks), sizes), room
 
 

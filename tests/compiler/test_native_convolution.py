@@ -45,6 +45,9 @@ CASES = [  # x, w, options
     ((2, 4, 5, 2, 5), (3, 3, 2, 5, 17), options(spread=2, padding=2)),
     ((3, 50, 1, 2), (5, 1, 2, 3), options(rank=1, padding=2)),
     ((1, 1100, 1, 1), (4, 1, 1, 2), options(rank=1, stride=3)),
+    ((1, 30, 1, 2), (21, 1, 2, 3), options(rank=1, padding=10)),                # little of it would fill a tile: a zero border
+    ((2, 15, 1, 2), (9, 1, 2, 3), options(rank=1, stride=2, padding=7)),
+    ((1, 12, 1, 2), (7, 1, 2, 3), options(rank=1, padding=9, spread=3, dilation=2)),
 ]
 DEPTHWISE = [((2, 6, 5, 9, 1), (3, 3, 9, 1, 1), options(padding=1)), ((3, 7, 8, 20, 1), (2, 3, 20, 1, 1), options(stride=2, padding=1)),
              ((2, 5, 4, 1), (2, 4, 1, 1), options(rank=1, dilation=2))]
