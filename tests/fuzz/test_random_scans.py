@@ -19,7 +19,7 @@ OPERATIONS = [
 
 
 def random_scan(seed):
-    """A function of (constants w, v; sequence x; carried c, d) and arguments for it: carried sums, products and passed values among them."""
+    """A function of (constants w, v; sequence x; carried c, d), with arguments: sums, products and passed values are carried."""
     rng = np.random.default_rng(seed)
     steps, reverse, extra, passes = int(rng.integers(1, 5)), bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2))
     plan = rng.integers(0, 100, (int(rng.integers(3, 10)), 3)).tolist()
