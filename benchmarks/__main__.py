@@ -22,7 +22,7 @@ import numpy as np
 from .table import RESULTS, write
 
 PAUSE = 0.05                   # seconds in which the threads of the contestant before go to sleep
-NEEDS = {"jax": "jax", "torch": "torch", "torch.compile": "torch", "scipy (by hand)": "scipy"}
+NEEDS = {"jax": "jax", "torch": "torch", "torch channels_last": "torch", "torch.compile": "torch", "scipy (by hand)": "scipy"}
 
 
 def use_threads(count: int) -> None:
@@ -147,12 +147,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     use_threads(options.threads)
+    from .images import image_rows
     from .peak import measured_peak
     from .rows import all_rows
+    from .sequences import sequence_rows
     peak = measured_peak(options.threads)
     print(json.dumps(machine()), f"threads {options.threads}, float32 peak {peak / 1e9:.0f} GFLOP/s")
     records = []
-    for row in all_rows():
+    for row in [*all_rows(), *image_rows(), *sequence_rows()]:
         if options.rows in row.name:
             records.append(show(row, measure(row, options.rounds), peak))
     if not options.rows:
