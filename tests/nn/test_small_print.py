@@ -119,3 +119,27 @@ def test_the_constants_of_gelu():
         by_tanh = x / 2 * (1 + mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x ** 3)))
         assert np.isclose(nn.gelu(np.float64(x), "tanh"), float(by_tanh), rtol=1e-13)
         assert np.isclose(nn.gelu(np.float64(x)), float(x * mpmath.ncdf(x)), rtol=1e-13)
+
+
+def test_keys_have_nothing_of_the_numbers_of_their_key():
+    key = np.array([3, 7])
+    words = set(nn.random.bits(key, (64,)).tolist())
+    keys = nn.random.split(key, 16)
+    assert not words & {int(half) for k in keys for half in (*(k & 0xFFFFFFFF), *((k >> 32) & 0xFFFFFFFF))}
+
+
+def test_the_least_word_gives_a_finite_normal_number(monkeypatch):
+    for word in (0, 0xFFFFFFFF):
+        monkeypatch.setattr("adjoint.nn.random._words", lambda key, blocks, purpose, word=word: (np.full(blocks, word),) * 4)
+        for dtype in (np.float32, np.float64):
+            assert np.isfinite(nn.random.normal(np.array([0, 0]), (4,), dtype)).all()       # never the logarithm of 0
+
+
+def test_of_a_layer_used_twice_the_last_statistics_stay(rng):
+    layer, x = nn.BatchNorm1d(2, momentum=1.0, dtype=np.float64), rng.standard_normal((5, 2))
+    both = lambda m, x: nn.training(m)(np.exp(nn.training(m)(x)))
+    _, taps = ad.collect_taps(both)(layer, x)
+    seen = np.exp((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5))
+    np.testing.assert_allclose(nn.absorb(layer, taps).running_mean, seen.mean(0), rtol=1e-12)
+    weight = np.array([7.0, 7.0])
+    np.testing.assert_array_equal(nn.absorb(layer, {"weight": weight}).weight, layer.weight)         # a tap is no way into parameters
