@@ -87,7 +87,14 @@ class Windows:
     """The windows that one Repeat moves."""
 
     def __init__(self, lowering: Lowering):
-        self.lowering, self.numbers = lowering, []
+        self.lowering, self.numbers, self.depth = lowering, [], len(lowering.enclosing) + 1
+
+    def _made(self, *window: Any) -> Any:
+        """A new window. It belongs to the region inside the loop, so that nothing made of it is taken for a constant of the loop."""
+        key = self.lowering.window(*window)
+        self.lowering.depth[key] = self.depth
+        self.numbers.append(self.lowering.number(key))
+        return key
 
     def over(self, place: Place, extent: int, reverse: bool) -> Place:
         """Element number `pass` along the first axis of a place."""
@@ -101,8 +108,7 @@ class Windows:
             return inner
         start = 0 if step > 0 else -(extent - 1) * step
         reach = (extent - 1) * abs(step)
-        key = self.lowering.window(place.buffer, place.dtype, self.lowering.size(place.buffer) - reach, start, step, 0)
-        self.numbers.append(self.lowering.number(key))
+        key = self._made(place.buffer, place.dtype, self.lowering.size(place.buffer) - reach, start, step, 0)
         return Ref(key, place.dtype, inner.shape, inner.strides, offset - start)
 
     def halves(self, aval: Any) -> Carried:
@@ -112,8 +118,7 @@ class Windows:
         both = self.lowering.temporary(aval.dtype, (2 * size,))
         strides, found = row_major(aval.shape), []
         for start in (0, size):
-            key = self.lowering.window(both.buffer, aval.dtype, size, start, size - 2 * start, 2)
-            self.numbers.append(self.lowering.number(key))
+            key = self._made(both.buffer, aval.dtype, size, start, size - 2 * start, 2)
             found.append(Ref(key, aval.dtype, aval.shape, strides))
         return Carried(found[0], found[1], lambda number: Ref(both.buffer, aval.dtype, aval.shape, strides, size * (number % 2)))
 
@@ -124,8 +129,7 @@ class Windows:
         step, found = -size if reverse else size, []
         for number in (0, 1):
             start = (extent - number if reverse else number) * size
-            key = self.lowering.window(states.buffer, aval.dtype, size, start, step, 0)
-            self.numbers.append(self.lowering.number(key))
+            key = self._made(states.buffer, aval.dtype, size, start, step, 0)
             found.append(Ref(key, aval.dtype, aval.shape, strides))
         entry = lambda number: Ref(states.buffer, aval.dtype, aval.shape, strides, size * (extent - number if reverse else number))
         line = lambda first: Ref(states.buffer, aval.dtype, (extent, *aval.shape), row_major((extent, *aval.shape)), first * size)
@@ -220,6 +224,8 @@ def _cond(schedule: Any, node: Node) -> None:
     flag = lowering.temporary(np.dtype(np.bool_), ())
     lowering.copy(predicate, flag)
     outs = [schedule.target(v) for v in node.outs]
+    for out in outs:                         # what a side stores there is no constant for a loop inside it
+        lowering.depth[out.buffer] = max(lowering.depth[out.buffer], len(lowering.enclosing) + 1)
     sides = []
     for name in ("on_true", "on_false"):
         with lowering.region() as steps:

@@ -65,6 +65,17 @@ def many(x):
     return ad.scan(body, (np.cos(x[0]), x[1]), x)
 
 
+def turned(x):
+    """What a loop or a branch makes itself, used where a constant would be laid out before it."""
+    def inside(c):
+        r = np.sin(c)
+        return r, x @ r.T
+    a = ad.fori_loop(0, 3, lambda i, c: np.tanh(c @ c.T) + x, x)
+    b = ad.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, np.tanh(x @ c[1].T) + x), (0, x))[1]
+    c = ad.cond(x[0, 0] > -9, inside, lambda c: (c, c), x)
+    return a, b, c, ad.scan(lambda c, _: (np.tanh(c), (c, x @ np.tanh(c).T)), x, length=3)
+
+
 def numbers(rng):
     return [rng.normal(size=s) for s in ((I, H), (H, H), (H,), (T, B, I), (B, H))]
 
@@ -92,6 +103,7 @@ def cases():
         "never": (lambda x: ad.while_loop(lambda c: c[0] > 5, lambda c: c * 2.0, x), [np.ones(3)]),
         "integers": (lambda x: ad.scan(lambda c, x: (c * 3 + x, c // 2), 1, x), [np.arange(6)]),
         "empty arrays": (lambda x: ad.scan(lambda c, x: (c + x, c), x[0], x), [np.ones((3, 0))]),
+        "turned": (turned, [rng.normal(size=(36, 36)) * 0.1]),
         "matrices": (lambda x: ad.fori_loop(0, 4, lambda i, c: c @ c * 0.1 + x, x), [rng.normal(size=(20, 20))])}
 
 
