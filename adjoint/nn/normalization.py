@@ -314,7 +314,7 @@ class RMSNorm(Module):
 
 
 class LocalResponseNorm(Module):
-    """y_c = x_c / (k + alpha / size sum x_i^2)^beta, the sum over the `size` channels around c (as many below, the odd one above).
+    """y_c = x_c / (k + alpha / size sum x_i^2)^beta, the sum over the `size` channels around c (as many below, the odd one below too).
 
     Shapes: x [batch, channels, *space]; channels beyond the ends count as 0. The paper's alpha is this one's alpha / size, as in PyTorch.
     The sum is a product with a banded matrix of ones over the channels, which lie last in memory.

@@ -14,11 +14,11 @@ import pytest
 import adjoint as ad
 from adjoint import nn, optim
 from adjoint.errors import CheckpointError, ConfigError, DataError, IndexRangeError, NonFiniteError
+from adjoint.nn.random import normal, philox
 from adjoint.train.evaluate import Predictor, confusion_matrix, error_rate
 from adjoint.train.fit import fit
 from adjoint.train.interrupts import deferred_interrupts
 from adjoint.train.loop import InputNoise, make_step, steps
-from adjoint.nn.random import normal, philox
 from adjoint.train.nonfinite import birth_of_nonfinite
 from adjoint.train.run_folder import RunFolder
 from adjoint.tree import flatten, leaf
