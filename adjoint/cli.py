@@ -18,6 +18,7 @@ import numpy as np
 
 from . import nn, optim
 from .data import Dataset, load_digits, load_fashion_mnist
+from .distributed.launch import launch as launched
 from .errors import AdjointError, ConfigError, explain
 from .insight.report import write_report
 from .insight.training import training_report
@@ -165,6 +166,16 @@ def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) ->
     if not finished.interrupted:
         click.echo(f"trained {finished.steps} steps in {duration(finished.training_seconds)}")
     return finished
+
+
+@adjoint.command(context_settings={"ignore_unknown_options": True})
+@click.option("-n", "ranks", type=click.IntRange(1), required=True, help="Ranks (processes).")
+@click.option("--max-restarts", type=click.IntRange(0), default=0, show_default=True, help="Start the world again when a rank dies.")
+@click.option("--hosts", default=None, help="Machines reached by ssh, with commas between; messages are not encrypted.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True)
+def launch(ranks: int, max_restarts: int, hosts: str | None, program: tuple[str, ...]) -> None:
+    """Run a Python PROGRAM on several ranks, through mpiexec."""
+    sys.exit(launched(program, ranks=ranks, max_restarts=max_restarts, hosts=hosts, say=click.echo))
 
 
 def main() -> None:

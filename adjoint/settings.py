@@ -13,6 +13,7 @@ from adjoint.errors import ConfigError, explain
 THREADS = "ADJOINT_THREADS"            # number of threads of a compiled call; default: affinity and cgroup quota
 CACHE_DIR = "ADJOINT_CACHE_DIR"        # folder of the compile cache; empty: no cache on disk
 CACHE_BYTES = "ADJOINT_CACHE_BYTES"    # bound on the size of that folder, in bytes
+GENERATION = "ADJOINT_GENERATION"      # set by `adjoint launch` for its ranks: how often the world was started again
 
 
 def integer(name: str, default: int, *, least: int) -> int:

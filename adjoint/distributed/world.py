@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 
 from .communicator import Alone, Communicator
 
@@ -31,4 +32,7 @@ def world() -> Communicator:
     """
     if not launched():
         return Alone()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, write_through=False)        # a launcher collects what all ranks write: whole lines do not mix
     return importlib.import_module(f"{__package__}.mpi").MpiCommunicator()
