@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import pytest
 from figures import Figure
+
+# A shell lets its background jobs ignore Ctrl-C, and Python then installs no handler: tests that interrupt would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIGURE = pytest.StashKey[Figure]()
 
