@@ -273,8 +273,8 @@ def _length(leaves: list, length: int | None) -> int:
             raise ShapeError(explain(f"scan: a sequence is {aval}, expected length {length} along its first axis.",
                                      remedy="All of xs have one length; transpose a batch-first array, or cut it."))
         length = aval.shape[0]
-    if length is None or length < 0:
-        raise ConfigError(explain(f"scan: {'length is ' + str(length) if length is not None else 'neither xs nor length is given'}.",
+    if not isinstance(length, (int, np.integer)) or length < 0:
+        raise ConfigError(explain(f"scan: {'length is ' + repr(length) if length is not None else 'neither xs nor length is given'}.",
                                   remedy="Give xs, or length as a number of steps that is not negative."))
     return int(length)
 

@@ -158,6 +158,7 @@ REFUSED = [
     (lambda: scan(lambda c, x: c, 1.0, np.ones(3)), TreeError, r"must return \(carry, y\)"),
     (lambda: scan(lambda c, x: (c, None), 1.0), ConfigError, "neither xs nor length"),
     (lambda: scan(lambda c, x: (c, None), 1.0, length=-1), ConfigError, "length is -1"),
+    (lambda: scan(lambda c, x: (c, None), 1.0, length=3.5), ConfigError, "length is 3.5"),
     (lambda: scan(lambda c, x: (c, None), 1.0, (np.ones(3), np.ones(4))), ShapeError, "expected length 3"),
     (lambda: scan(lambda c, x: (c, None), 1.0, 2.0), ShapeError, "no axis to go along"),
     (lambda: fori_loop(0, 1.5, lambda i, c: c, 1.0), DtypeError, "expected an integer")]
