@@ -45,14 +45,16 @@ def measure(row: Any, rounds: int) -> dict[str, dict]:
         if NEEDS.get(name) and not importlib.util.find_spec(NEEDS[name]):
             print(f"  {name}: not installed, left out", file=sys.stderr)
             continue
+        began = time.perf_counter()
         try:
-            call, answer, *restart = make()
+            call, answer, *restart = made_cold(make)
         except Exception as failure:                     # a peer that cannot run here is said, never silently absent
             print(f"  {name}: {type(failure).__name__}: {str(failure).splitlines()[0][:120]}", file=sys.stderr)
             if name == "adjoint":
                 raise
             continue
-        found[name] = {"error": float(np.max(np.abs(np.asarray(answer(), np.float64) - truth))), "seconds": []}
+        found[name] = {"made": time.perf_counter() - began, "seconds": []}
+        found[name]["error"] = float(np.max(np.abs(np.asarray(answer(), np.float64) - truth)))
         calls[name] = call, restart
     for call, _ in calls.values():
         for _ in range(max(12, row.repeat // 10)):
@@ -72,6 +74,19 @@ def measure(row: Any, rounds: int) -> dict[str, dict]:
     return found
 
 
+def made_cold(make: Any) -> Any:
+    """What make() returns, without the disk cache: its time is that of building, compiling and the first calls."""
+    before = os.environ.get("ADJOINT_CACHE_DIR")
+    os.environ["ADJOINT_CACHE_DIR"] = ""
+    try:
+        return make()
+    finally:
+        if before is None:
+            del os.environ["ADJOINT_CACHE_DIR"]
+        else:
+            os.environ["ADJOINT_CACHE_DIR"] = before
+
+
 def show(row: Any, found: dict[str, dict], peak: float) -> dict:
     """Print a row; returns it as a record. peak: the machine's float32 flop/s at this number of threads."""
     ours = found["adjoint"]["median"]
@@ -82,7 +97,7 @@ def show(row: Any, found: dict[str, dict], peak: float) -> dict:
     for name, e in sorted(found.items(), key=lambda item: item[1]["median"]):
         share = f"{row.flops / e['median'] / peak:6.1%} of peak" if row.peak else ""
         times = f"{e['median'] * 1e6:12.2f} us  (min {e['minimum'] * 1e6:.2f})  x{e['median'] / ours:6.2f}"
-        print(f"  {name:18s} {times}  error {e['error']:.1e}  {share}")
+        print(f"  {name:18s} {times}  error {e['error']:.1e}  made in {e['made']:.2f} s  {share}")
     verdict = "reached" if ratio >= row.ratio else "ahead" if ratio > 1 else "behind"
     print(f"  best peer {best}: ratio {ratio:.2f}, wanted {row.ratio}: {verdict}")
     return {"row": row.name, "contestants": found, "best_peer": best, "ratio": ratio, "wanted": row.ratio, "verdict": verdict,

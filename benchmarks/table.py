@@ -14,16 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "latest.json", ROOT / "README.md"
 BLOCK = re.compile(r"(?<=<!-- figures: written by python -m benchmarks\.table -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
 LARGE = 1e7            # flop from which a share of the machine's peak says something
+COMPILERS = ("adjoint", "jax", "torch.compile")
 NOTHING = "No results are stored in `benchmarks/results/latest.json`; `make bench` measures and writes them.\n"
 
 
 def seconds(value: float) -> str:
     """A time with three digits and its unit.
 
-    >>> seconds(4.567e-7), seconds(1.234e-5), seconds(0.0234)
-    ('0.457 us', '12.3 us', '23.4 ms')
+    >>> seconds(4.567e-7), seconds(1.234e-5), seconds(0.0234), seconds(1.5)
+    ('0.457 us', '12.3 us', '23.4 ms', '1.50 s')
     """
-    unit, name = (1e-3, "ms") if value >= 1e-3 else (1e-6, "us")
+    unit, name = (1.0, "s") if value >= 1.0 else (1e-3, "ms") if value >= 1e-3 else (1e-6, "us")
     return f"{value / unit:#.3g}".rstrip(".") + f" {name}"
 
 
@@ -35,7 +36,8 @@ def measured(record: dict[str, Any], peak: float | None) -> str:
     ratio = f"{record['ratio']:.2f}" if best else "-"
     large = peak and record.get("flops", 0) >= LARGE
     share = f" ({100 * record['flops'] / ours['median'] / peak:.0f} % of peak)" if large else ""
-    return f"| {record['row']} | {seconds(ours['median'])}{share} | {peer} | {ratio} | {ours['error']:.0e} |"
+    made = " / ".join(seconds(found[name]["made"]) if "made" in found.get(name, {}) else "-" for name in COMPILERS)
+    return f"| {record['row']} | {seconds(ours['median'])}{share} | {peer} | {ratio} | {ours['error']:.0e} | {made} |"
 
 
 def start_up(record: dict[str, Any]) -> str:
@@ -53,8 +55,10 @@ def block(results: dict[str, Any] | None) -> str:
         return NOTHING
     machine, rows, peak = results["machine"], results["rows"], results.get("peak")
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    lines = ["| problem | Adjoint | best peer | ratio | error against float64 |", "|---|---|---|---|---|",
+    lines = ["| problem | Adjoint | best peer | ratio | error against float64 | made: Adjoint / JAX / torch.compile |",
+             "|---|---|---|---|---|---|",
              *(measured(r, peak) for r in rows if "contestants" in r), "",
+             "Made: built, compiled without any cache, and called for the first times.",
              f"Medians on {machine['processor']}, {results['threads']} threads, Python {machine['python']}, {versions}."
              + (f" Peak: {peak / 1e9:.0f} GFLOP/s in float32, measured in the same run." if peak else ""), "",
              *(start_up(r) for r in rows if "contestants" not in r)]
