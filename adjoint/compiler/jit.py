@@ -88,7 +88,8 @@ def load(objects: Iterable[bytes], exports: Iterable[str], symbols: Mapping[str,
 def _new_jit() -> llvm.LLJIT:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return llvm.create_lljit_compiler(suppress_errors=True)
+    # Not the older loader: it places the sections of an object apart, and aborts the process where 2 GiB lie between them.
+    return llvm.create_lljit_compiler(use_jit_link=True, suppress_errors=True)
 
 
 def _check_image(image: bytes) -> None:
