@@ -27,10 +27,9 @@ _LAZY = {
 _PACKAGES = ("data", "distributed", "insight", "nn", "optim", "testing", "train")
 
 __all__ = [
-    "checkpoint", "collect_taps", "compile", "cond", "copy", "custom_jvp", "custom_vjp", "data", "distributed", "errors", "grad", "hessian",
-    "hvp", "insight", "jacobian", "jvp", "linearize", "nn", "numpy", "optim", "scan", "stop_gradient", "tap", "testing", "threads", "trace",
-    "train", "tree", "value_and_grad", "vjp", "vmap",
-    "while_loop",
+    "checkpoint", "collect_taps", "compile", "cond", "copy", "custom_jvp", "custom_vjp", "data", "distributed", "errors",
+    "fori_loop", "grad", "hessian", "hvp", "insight", "jacobian", "jvp", "linearize", "nn", "numpy", "optim", "scan",
+    "stop_gradient", "tap", "testing", "threads", "trace", "train", "tree", "value_and_grad", "vjp", "vmap", "while_loop",
 ]
 
 
