@@ -33,6 +33,6 @@ def world() -> Communicator:
     if not launched():
         return Alone()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True, write_through=False)        # a launcher collects what all ranks write: whole lines do not mix
+        if hasattr(stream, "reconfigure"):      # whole lines, since a launcher collects what all ranks write
+            stream.reconfigure(line_buffering=True, write_through=False)
     return importlib.import_module(f"{__package__}.mpi").MpiCommunicator()
