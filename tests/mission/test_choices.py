@@ -22,7 +22,7 @@ def descended(f, x, rate, steps):
 @pytest.mark.mission(110)
 def test_two_minima_and_the_start_decides(figure):
     f = lambda x: x ** 4 - x ** 2 + 0.3 * x
-    roots = sorted(float(mpmath.re(r)) for r in mpmath.polyroots([4, 0, -2, mpmath.mpf(3) / 10], maxsteps=200, extraprec=200))
+    roots = sorted(np.polynomial.Polynomial([0.3, -2, 0, 4]).roots().real)
     for start, root in ((-1.0, roots[0]), (1.0, roots[2])):
         figure.equal(descended(f, np.float64(start), 0.05, 400), root, rel=1e-11)
     figure.equal(f(roots[2]) - f(roots[0]), descended_difference(roots), rel=1e-11)
