@@ -61,6 +61,8 @@ def split(key: Any, count: int) -> Any:
 
 def _drawn(key: Any, shape: tuple[int, ...], number: Any) -> Any:
     """number(word) for a word of every element: element j * blocks + b has word j of block b."""
+    if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
+        raise ShapeError(explain(f"random numbers: the shape is {shape}, expected sizes of 0 and more.", remedy="For instance (3, 4)."))
     size = math.prod(shape)
     words = _words(key, -(-size // 4), _DRAWS)
     return np.concatenate([number(word) for word in words])[:size].reshape(shape)

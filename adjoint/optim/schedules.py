@@ -19,8 +19,9 @@ Schedule = Callable[[Any], Any]
 
 
 def _positive(name: str, steps: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, (int, float, np.integer, np.floating)) or not 0 < steps < math.inf:
-        raise ConfigError(explain(f"{name}: steps is {steps!r:.40}, expected a positive number of updates.",
+    if isinstance(steps, bool) or not isinstance(steps, (int, float, np.integer, np.floating)) or not (
+            0 < steps < math.inf and steps == int(steps)):
+        raise ConfigError(explain(f"{name}: steps is {steps!r:.40}, expected a positive whole number of updates.",
                                   remedy="Epochs times batches per epoch, for instance."))
 
 

@@ -42,6 +42,12 @@ CASES = {
     "an empty axis in a mean": (lambda: ad.grad(lambda x: np.sum(np.mean(x, axis=0)))(np.ones((0, 3))), ShapeError, ["float64[0,3]"]),
     "an empty axis in a maximum": (lambda: ad.grad(lambda x: np.sum(np.max(x, axis=1)))(np.ones((2, 0))), ShapeError, ["float64[2,0]"]),
     "an empty map in adaptive pooling": (lambda: nn.adaptive_avg_pool(X[:, :, :0], 1), ShapeError, ["float32[2,3,0,8]", "empty"]),
+    "no examples under cross entropy": (lambda: nn.cross_entropy(ROWS[:0], LABELS[:0]), ShapeError, ["no examples", "int64[0]"]),
+    "no examples under a squared error": (lambda: nn.squared_error(ROWS[:0], ROWS[:0]), ShapeError, ["no examples", "float32[0,3]"]),
+    "a negative number of random words": (lambda: nn.random.bits(np.array([0, 0]), (-2,)), ShapeError, ["(-2,)", "0 and more"]),
+    "gradients of another shape": (lambda: RULE.update(np.ones(3), RULE.init(np.ones(2)), np.ones(2)), ShapeError,
+                                   ["float64[3]", "float64[2]"]),
+    "half an update in a schedule": (lambda: optim.schedules.cosine(0.1, 2.5), ConfigError, ["2.5", "whole"]),
     # dtypes
     "integer images": (lambda: nn.MaxPool2d(2)(X.astype(np.int64)), DtypeError, ["int64[2,3,8,8]"]),
     "integer features": (lambda: nn.LayerNorm(3)(ROWS.astype(np.int32)), DtypeError, ["int32[4,3]"]),

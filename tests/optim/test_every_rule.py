@@ -146,7 +146,7 @@ WRONG = {
     "simplex": (lambda: optim.simplex(-1.0), "total is -1.0"),
     "plateau, factor": (lambda: optim.plateau(0.1, factor=0.1), "factor is 0.1, expected a finite number > 1"),
     "plateau, patience": (lambda: optim.plateau(0.1, patience=0), "patience is 0"),
-    "cosine": (lambda: schedules.cosine(0.1, -5), "cosine: steps is -5, expected a positive number of updates"),
+    "cosine": (lambda: schedules.cosine(0.1, -5), "cosine: steps is -5, expected a positive whole number of updates"),
     "step": (lambda: schedules.step(0.1, 0), "step: steps is 0"),
     "polynomial": (lambda: schedules.polynomial(0.1, float("nan")), "polynomial: steps is nan"),
     "exponential": (lambda: schedules.exponential(-0.1, 0.9), "exponential: rate is -0.1"),
