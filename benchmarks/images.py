@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .rows import BETA1, BETA2, EPSILON, RATE, Row
+from .jax_adam import BETA1, BETA2, EPSILON, RATE, jax_adam_step
+from .rows import Row
 
 CLASSES = 10
 
@@ -150,27 +151,7 @@ def jax_step(make: Callable, x: np.ndarray, y: np.ndarray) -> tuple:
 
     def loss_of(p: dict, x: Any, y: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(forward(p, x)), y[:, None], -1).mean()
-
-    def step(p: dict, mu: dict, nu: dict, t: Any, x: Any, y: Any) -> tuple:
-        loss, g = jax.value_and_grad(loss_of)(p, x, y)
-        t = t + 1
-        mu = {n: BETA1 * mu[n] + (1 - BETA1) * g[n] for n in g}
-        nu = {n: BETA2 * nu[n] + (1 - BETA2) * g[n] * g[n] for n in g}
-        a, b = 1 - BETA1 ** t.astype(jnp.float32), 1 - BETA2 ** t.astype(jnp.float32)
-        return {n: v - RATE * (mu[n] / a) / (jnp.sqrt(nu[n] / b) + EPSILON) for n, v in p.items()}, mu, nu, t, loss
-    compiled, held = jax.jit(step, donate_argnums=(0, 1, 2)), []
-    images, labels = x.transpose(0, 2, 3, 1).copy(), y.astype(np.int32)
-    zeros = lambda: {n: jnp.zeros(w.shape, jnp.float32) for n, w in weights.items()}
-
-    def restart() -> None:
-        held[:] = [{n: jnp.array(w) for n, w in weights.items()}, zeros(), zeros(), jnp.array(0)]
-
-    def call() -> Any:
-        *held[:], loss = compiled(*held, images, labels)
-        return np.asarray(loss)
-    restart()
-    losses = [float(call()), float(call())]
-    return call, lambda: losses, restart
+    return jax_adam_step(weights, loss_of, x.transpose(0, 2, 3, 1).copy(), y.astype(np.int32))
 
 
 def image_row(name: str, make: Callable, shape: tuple[int, ...], flops: float) -> Row:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-BETA1, BETA2, EPSILON, RATE = 0.9, 0.999, 1e-8, 1e-3
+from .jax_adam import BETA1, BETA2, EPSILON, RATE, jax_adam_step
 
 
 @dataclass
@@ -214,38 +214,18 @@ def adjoint_adam(problem: Problem) -> tuple:
 def jax_adam(problem: Problem) -> tuple:
     import jax
     import jax.numpy as jnp
+    names = [f"{i:02d}" for i in range(len(problem.parameters))]
 
-    def loss_of(parameters: list, x: Any, y: Any) -> Any:
+    def loss_of(p: dict, x: Any, y: Any) -> Any:
         h = x
-        for i in range(0, len(parameters), 2):
-            h = h @ parameters[i].T + parameters[i + 1]
-            h = jax.nn.relu(h) if i + 2 < len(parameters) else h
+        for w, b in zip(names[::2], names[1::2], strict=True):
+            h = h @ p[w].T + p[b]
+            h = jax.nn.relu(h) if b != names[-1] else h
         if not problem.classes:
             return ((h - y) ** 2).mean()
         return -jnp.take_along_axis(jax.nn.log_softmax(h), y[:, None], 1).mean()
-
-    def step(parameters: list, mu: list, nu: list, t: Any, x: Any, y: Any) -> tuple:
-        loss, gradients = jax.value_and_grad(loss_of)(parameters, x, y)
-        t = t + 1
-        mu = [BETA1 * m + (1 - BETA1) * g for m, g in zip(mu, gradients, strict=True)]
-        nu = [BETA2 * v + (1 - BETA2) * g * g for v, g in zip(nu, gradients, strict=True)]
-        a, b = 1 - BETA1 ** t.astype(jnp.float32), 1 - BETA2 ** t.astype(jnp.float32)
-        parameters = [p - RATE * (m / a) / (jnp.sqrt(v / b) + EPSILON) for p, m, v in zip(parameters, mu, nu, strict=True)]
-        return parameters, mu, nu, t, loss
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
-    zeros = lambda: [jnp.zeros(p.shape, jnp.float32) for p in problem.parameters]
     y = problem.y.astype(np.int32) if problem.classes else problem.y
-    held: list = []
-
-    def restart() -> None:
-        held[:] = compiled([jnp.array(p) for p in problem.parameters], zeros(), zeros(), jnp.array(0), problem.x, y)[:4]
-    restart()
-    first = np.asarray(held[0][0]).copy()
-
-    def call() -> Any:
-        *held[:], loss = compiled(*held, problem.x, y)
-        return np.asarray(loss)
-    return call, lambda: first, restart
+    return jax_adam_step(dict(zip(names, problem.parameters, strict=True)), loss_of, problem.x, y, of=names[0])
 
 
 def torch_adam(problem: Problem, compiled: bool = False) -> tuple:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .rows import BETA1, BETA2, EPSILON, RATE, Row
+from .jax_adam import BETA1, BETA2, EPSILON, RATE, jax_adam_step
+from .rows import Row
 
 SYMBOLS, HIDDEN, TIMES, STREAMS = 65, 128, 64, 32
 DECAY, GPT_BETA2, LIMIT, HEADS = 0.1, 0.99, 1.0, 4
@@ -191,32 +192,8 @@ def jax_step(gpt: bool, x: np.ndarray, y: np.ndarray) -> tuple:
 
     def loss_of(p: dict, x: Any, y: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(forward(p, x)), y[..., None], -1).mean()
-
-    def step(p: dict, mu: dict, nu: dict, t: Any, x: Any, y: Any) -> tuple:
-        loss, g = jax.value_and_grad(loss_of)(p, x, y)
-        beta2, decay = (GPT_BETA2, DECAY) if gpt else (BETA2, 0.0)
-        if gpt:
-            scale = LIMIT / jnp.maximum(jnp.sqrt(sum((v * v).sum() for v in g.values())), LIMIT)
-            g = {n: v * scale for n, v in g.items()}
-        t = t + 1
-        mu = {n: BETA1 * mu[n] + (1 - BETA1) * g[n] for n in g}
-        nu = {n: beta2 * nu[n] + (1 - beta2) * g[n] * g[n] for n in g}
-        a, b = 1 - BETA1 ** t.astype(jnp.float32), 1 - beta2 ** t.astype(jnp.float32)
-        p = {n: v - RATE * ((mu[n] / a) / (jnp.sqrt(nu[n] / b) + EPSILON) + (decay * v if v.ndim > 1 else 0.0)) for n, v in p.items()}
-        return p, mu, nu, t, loss
-    compiled, held = jax.jit(step, donate_argnums=(0, 1, 2)), []
-    labels = x.astype(np.int32), y.astype(np.int32)
-    zeros = lambda: {n: jnp.zeros(w.shape, jnp.float32) for n, w in weights.items()}
-
-    def restart() -> None:
-        held[:] = [{n: jnp.array(w) for n, w in weights.items()}, zeros(), zeros(), jnp.array(0)]
-
-    def call() -> Any:
-        *held[:], loss = compiled(*held, *labels)
-        return np.asarray(loss)
-    restart()
-    losses = [float(call()), float(call())]
-    return call, lambda: losses, restart
+    settings = {"beta2": GPT_BETA2, "limit": LIMIT, "decay": DECAY} if gpt else {}
+    return jax_adam_step(weights, loss_of, x.astype(np.int32), y.astype(np.int32), **settings)
 
 
 def sequence_row(gpt: bool) -> Row:

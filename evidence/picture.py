@@ -59,6 +59,7 @@ class _Frame:
         steps = [x for curve in curves for x in curve["steps"]]
         low, high = min(values), max(values)
         self.logarithmic = low > 0 and high > 12 * low
+        self.measure = "loss" if low >= 0 else "x"
         if not self.logarithmic:
             margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
             low, high = low - margin, high + margin
@@ -78,7 +79,9 @@ class _Frame:
         lines = [f'<path d="M{LEFT} {self.y(v):.1f}H{WIDTH - RIGHT}" stroke="#e3e6ec"/>'
                  f'<text x="{LEFT - 8}" y="{self.y(v) + 4:.1f}" text-anchor="end">{_label(v)}</text>' for v in marks]
         lines += [f'<text x="{self.x(v):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_label(v)}</text>'
-                  for v in ticks(self.first, self.last, 8)]
+                  for v in ticks(self.first, self.last, 8) if v == int(v)]
+        name, middle = "loss, logarithmic" if self.logarithmic else self.measure, (TOP + HEIGHT - BOTTOM) / 2
+        lines.append(f'<text transform="translate(14 {middle:.0f}) rotate(-90)" text-anchor="middle">{name}</text>')
         return [*lines, f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="#9aa1ad"/>',
                 f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">step</text>']
 
