@@ -14,6 +14,7 @@ THREADS = "ADJOINT_THREADS"            # number of threads of a compiled call; d
 CACHE_DIR = "ADJOINT_CACHE_DIR"        # folder of the compile cache; empty: no cache on disk
 CACHE_BYTES = "ADJOINT_CACHE_BYTES"    # bound on the size of that folder, in bytes
 GENERATION = "ADJOINT_GENERATION"      # set by `adjoint launch` for its ranks: how often the world was started again
+LAUNCH = "ADJOINT_LAUNCH"              # set by `adjoint launch` for its ranks: folder in which they say where they are
 
 
 def integer(name: str, default: int, *, least: int) -> int:

@@ -1,7 +1,7 @@
 """Collectives of one rank: a schedule's rounds performed on a buffer through a communicator.
 
 Invariant: every rank calls the same collective with a buffer of the same size and dtype; afterwards all hold the same bits.
-May import: errors, schedules, communicator. Read next: simulator.py.
+May import: errors, schedules, communicator, status. Read next: simulator.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..errors import ConfigError, ShapeError, explain
 from . import schedules
 from .communicator import Communicator
 from .schedules import NOBODY, Round
+from .status import noted
 
 SMALL, MIDDLE = 32_768, 1_048_576        # bytes: up to here the fewest rounds win, up to there few rounds with little payload
 
@@ -69,6 +70,7 @@ def _flat(name: str, buffer: np.ndarray) -> np.ndarray:
     return buffer.reshape(-1)
 
 
+@noted
 def all_reduce(buffer: np.ndarray, communicator: Communicator, *, algorithm: str = "auto", combine: np.ufunc = np.add) -> np.ndarray:
     """The sum of every rank's buffer, on every rank, in place; the buffer.
 
@@ -88,6 +90,7 @@ def all_reduce(buffer: np.ndarray, communicator: Communicator, *, algorithm: str
     return buffer
 
 
+@noted
 def reduce_scatter(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     """This rank's chunk of the sum, chunk number (rank + 1) mod size of `bounds(buffer.size, size)`: a view of the buffer.
 
@@ -103,6 +106,7 @@ def reduce_scatter(buffer: np.ndarray, communicator: Communicator) -> np.ndarray
     return flat[limits[chunk]:limits[chunk + 1]]
 
 
+@noted
 def all_gather(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     """Every rank's chunk (as reduce_scatter leaves them), on every rank, in place; the buffer.
 
@@ -115,6 +119,7 @@ def all_gather(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     return buffer
 
 
+@noted
 def broadcast(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     """Rank 0's buffer, on every rank, in place; the buffer.
 

@@ -51,6 +51,10 @@ class MpiCommunicator:
         self._wait(requests, to if sent is not None else source)
         self.counts.note(sent, to, received)
 
+    def abort(self, status: int) -> None:
+        """End every rank of the world now."""
+        self._comm.Abort(status)
+
     def _wait(self, requests: list, other: int) -> None:
         for _ in range(SPINS):
             if self._all_done(requests):

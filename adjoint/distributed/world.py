@@ -1,7 +1,7 @@
 """The world this process belongs to: a rank under mpiexec, srun or the like, or alone.
 
-Invariant: an MPI binding is imported only where a launcher has left its mark in the environment, and only here and in mpi.py.
-May import: errors, communicator. Read next: mpi.py.
+Invariant: an MPI binding is imported only where a launcher has left its mark in the environment, and only here and in mpi.py; a rank that
+raises ends the whole world. May import: errors, communicator, status. Read next: mpi.py.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from types import TracebackType
+from typing import Any
 
+from ..errors import CommunicationError, explain
+from . import status
 from .communicator import Alone, Communicator
 
 MARKS = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")       # what MPI launchers set for every rank
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")        # how many processes a launcher has started
 
 
 def launched() -> bool:
@@ -27,12 +32,45 @@ def launched() -> bool:
 def world() -> Communicator:
     """The communicator of all ranks: MPI's under mpiexec, else that of a process alone.
 
+    From here on an exception that nothing catches ends all ranks, after its traceback. Raises CommunicationError where the launcher has
+    started more processes than MPI has ranks: each would train by itself and believe to be rank 0.
+
     >>> world().size
     1
     """
     if not launched():
+        _check_size(1)
         return Alone()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):      # whole lines, since a launcher collects what all ranks write
             stream.reconfigure(line_buffering=True, write_through=False)
-    return importlib.import_module(f"{__package__}.mpi").MpiCommunicator()
+    communicator = importlib.import_module(f"{__package__}.mpi").MpiCommunicator()
+    _check_size(communicator.size)
+    _end_together(communicator)
+    status.join(communicator.rank)
+    return communicator
+
+
+def _check_size(size: int) -> None:
+    """Refuse n times "rank 0 of 1"."""
+    for name in SIZES:
+        started = os.environ.get(name, "")
+        if size == 1 and started.isdecimal() and int(started) > 1:
+            raise CommunicationError(explain(
+                f"the launcher has started {started} processes ({name}), but MPI's world has 1 rank: it is not of this launcher.", where="",
+                remedy="Start with the mpiexec of the MPI that is installed beside Python, or: srun --mpi=pmi2 (see srun --mpi=list)."))
+
+
+def _end_together(communicator: Any) -> None:
+    """Let an uncaught exception end every rank: the others would wait for this one for ever."""
+    before = sys.excepthook
+    if getattr(before, "ends_the_world", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        before(kind, error, trace)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        communicator.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+    hook.ends_the_world = True
+    sys.excepthook = hook
