@@ -1,80 +1,26 @@
-"""The way into a compiled function:
+"""The way into a compiled function: what matches, what goes the slow path, what comes back. Both entries, same tests."""
 
-What matches, what goes the slow path, what comes back, what leaks. Both entries, same tests.
-"""
-
-import collections
-import contextlib
-import ctypes
-import dataclasses
 import gc
-import os
-import sys
 import threading
-import tracemalloc
-from typing import NamedTuple
 
 import llvmlite.binding as llvm
 import native_programs as programs
 import numpy as np
 import pytest
+from entries import B1, F4, F8, I4, I8, SLOW, U1, Failed, Tree, entry_of, plus_one, slow, specialize, step_entry
 
 from adjoint.compiler import capi
-from adjoint.compiler.entry import Entry, Specialization
+from adjoint.compiler.entry import Entry
 from adjoint.compiler.jit import load
 from adjoint.compiler.runtime import emit_module, runtime
 from adjoint.compiler.signature import (
     Array,
     Fresh,
     Given,
-    Handle,
-    Held,
-    Named,
-    Record,
     Scalar,
     Signature,
-    Static,
-    is_readable,
-    tree_of,
 )
-from adjoint.errors import CompileError, DonationError
-from adjoint.tree import flatten
-
-F8, F4, I8, I4, U1, B1 = (np.dtype(code) for code in ("f8", "f4", "i8", "i4", "u1", "?"))
-SLOW = "slow"
-
-
-class Failed(Exception):
-    pass
-
-
-def on_error(status):
-    raise Failed(status)
-
-
-def slow(*args, **kwargs):
-    return SLOW, args, kwargs
-
-
-@pytest.fixture(params=["native", "python"])
-def route(request):
-    return request.param == "native"
-
-
-def specialize(text, signature, **options):
-    code = programs.code_of(text)
-    return Specialization(signature, code["program"], on_error, owner=code, **options)
-
-
-def entry_of(route, text, signature, **options):
-    entry = Entry(slow, native=route)
-    entry.add(specialize(text, signature, **options))
-    return entry
-
-
-def plus_one(route, size=6, shape=None):
-    return entry_of(route, programs.add_one(size),
-                    Signature((Array(F8, shape or (size,), 0),), Fresh(F8, shape or (size,), 1), 2))
+from adjoint.errors import CompileError
 
 
 def test_layout_is_known_here():
@@ -303,22 +249,6 @@ def test_hidden_arrays_are_read_at_each_call(route):
     gc.collect()
     assert before and np.array_equal(f(), np.full(6, 8.0))
 
-
-class Tree:
-    def __init__(self, leaf):
-        self.leaf = leaf
-
-
-def step_entry(route):
-    signature = Signature((Handle(0), Handle(1), Array(F8, (6,), 1), Scalar(float, F8, 2)),
-                          (Held(0), Held(1), Fresh(F8, (), 3)), 4, slots=2)
-    entry = entry_of(route, programs.axpy_step(6), signature, exclusive=True)
-    special, model, state = entry.specializations[0], Tree(np.zeros(6)), Tree(None)
-    special.hold(0, model, {0: model.leaf})
-    special.hold(1, state, {})
-    return entry, model, state
-
-
 def test_handles_are_known_by_identity_and_returned(route):
     entry, model, state = step_entry(route)
     x = np.arange(6.0)
@@ -354,164 +284,6 @@ def test_held_objects_change_with_hold(route):
     x = np.ones(6)
     assert entry.call(model, state, x, 1.0)[0] == SLOW
     assert entry.call(other, state, x, 1.0)[0] is other and np.array_equal(other.leaf, np.full(6, 2.0))
-
-
-def run_in_thread(function, *args):
-    box = []
-    thread = threading.Thread(target=lambda: box.append(function(*args)))
-    thread.start()
-    return thread, box
-
-
-def test_second_caller_has_a_frame_of_its_own(route):
-    """A call is held inside the program; others finish meanwhile, with their own arena, and both are right."""
-    entry = entry_of(route, programs.waiting(6), Signature((Array(I8, (1,), 0),), Fresh(F8, (6,), 1), 2), release_gil=True)
-    flag, special = np.zeros(1, I8), entry.specializations[0]
-    thread, box = run_in_thread(entry.call, flag)
-    while not special.busy:
-        pass
-    for _ in range(3):
-        assert np.array_equal(entry.call(np.ones(1, I8)), np.full(6, 7.0))
-    assert special.busy
-    flag[0] = 1
-    thread.join(10)
-    assert np.array_equal(box[0], np.full(6, 7.0)) and not special.busy
-
-
-def test_removed_specialization_lives_until_its_call_ends(route):
-    entry = entry_of(route, programs.waiting(6), Signature((Array(I8, (1,), 0),), Fresh(F8, (6,), 1), 2), release_gil=True)
-    flag = np.zeros(1, I8)
-    thread, box = run_in_thread(entry.call, flag)
-    while not entry.specializations[0].busy:
-        pass
-    entry.remove(entry.specializations[0])
-    gc.collect()
-    flag[0] = 1
-    thread.join(10)
-    assert np.array_equal(box[0], np.full(6, 7.0))
-
-
-def test_donated_data_is_never_in_two_calls(route):
-    signature = Signature((Handle(0), Array(I8, (1,), 0)), (Held(0),), 2, slots=1)
-    entry = entry_of(route, programs.waiting(6), signature, exclusive=True, release_gil=True)
-    special, model, flag = entry.specializations[0], Tree(np.zeros(6)), np.zeros(1, I8)
-    special.hold(0, model, {1: model.leaf})
-    thread, box = run_in_thread(entry.call, model, flag)
-    while not special.busy:
-        pass
-    with pytest.raises(Failed) as caught:
-        entry.call(model, flag)
-    assert caught.value.args == (-2,)
-    with pytest.raises(DonationError):
-        special.hold(0, model, {1: model.leaf})
-    flag[0] = 1
-    thread.join(10)
-    assert box[0][0] is model and np.array_equal(model.leaf, np.full(6, 7.0))
-    assert entry.call(model, flag)[0] is model
-
-
-def test_eight_threads_call_at_once(route):
-    entry = entry_of(route, programs.halves(1000), Signature((Array(F8, (1000,), 0),), Fresh(F8, (1000,), 2), 3, ((1, 0),), 16000),
-                     release_gil=True)
-    wrong = []
-
-    def work(seed):
-        x = np.random.default_rng(seed).random(1000)
-        for _ in range(100):
-            y = entry.call(x)
-            if not np.array_equal(y, ((x[::-1] + 1)[::-1] + 1)[::-1] + 1):
-                wrong.append(seed)
-
-    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert not wrong
-
-
-def test_rounding_mode_is_set_and_restored():
-    """A caller that rounds upwards gets the same bits, and its own mode back."""
-    fegetround, fesetround = ctypes.CDLL(None).fegetround, ctypes.CDLL(None).fesetround
-    text = programs.add_one(3, "double", "0x3C90000000000000")        # 1 + 2^-54 is 1 to nearest
-    f = entry_of(True, text, Signature((Array(F8, (3,), 0),), Fresh(F8, (3,), 1), 2)).call
-    upwards, x = 0x800, np.ones(3)
-    before = fegetround()
-    try:
-        fesetround(upwards)
-        y, mode = f(x), fegetround()
-    finally:
-        fesetround(before)
-    assert mode == upwards and y.tolist() == [1.0, 1.0, 1.0]
-
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_no_reference_leaks(route):
-    entry, model, state = step_entry(route)
-    other = plus_one(route).call
-    failing = entry_of(route, programs.check_first(6), Signature((Array(F8, (6,), 0),), [Fresh(F8, (6,), 1), None], 2)).call
-    x, strided = np.ones(6), np.ones(12)[::2]
-    objects = (x, strided, model, state, F8, None, 0.25)
-
-    def rounds(count):
-        for _ in range(count):
-            entry.call(model, state, x, 0.25)
-            other(x)
-            other(strided)
-            with contextlib.suppress(Failed):
-                failing(-x)
-
-    rounds(200)
-    gc.collect()
-    counts = [sys.getrefcount(o) for o in objects]
-    rounds(2000)
-    gc.collect()
-    after = [sys.getrefcount(o) for o in objects]
-    assert all(abs(a - b) < 20 for a, b in zip(counts, after, strict=True))
-
-
-def test_no_memory_growth():
-    entry, model, state = step_entry(True)
-    f, x = plus_one(True).call, np.ones(6)
-    for _ in range(1000):
-        f(x)
-    tracemalloc.start()
-    try:
-        start, memory = tracemalloc.get_traced_memory()[0], resident()
-        for _ in range(100_000):
-            f(x)
-            entry.call(model, state, x, 0.25)
-        assert tracemalloc.get_traced_memory()[0] - start < 4096 and resident() - memory < 5_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_cycles_of_create_and_close_stay_small():
-    """500 compiled functions made, called and dropped: their code and frames go with them."""
-    image = programs.object_code(programs.add_one(6))
-    runtime()
-
-    def cycle():
-        code = load([image], ["program"], runtime().symbols)
-        entry = Entry(slow, native=True)
-        signature = Signature((Array(F8, (6,), 0),), Fresh(F8, (6,), 1), 2)
-        entry.add(Specialization(signature, code["program"], on_error, owner=code))
-        made = entry.callable_class("Compiled")()
-        assert made(np.zeros(6))[0] == 1
-
-    for _ in range(50):
-        cycle()
-    gc.collect()
-    memory = resident()
-    for _ in range(500):
-        cycle()
-    gc.collect()
-    assert resident() - memory < 5_000_000
-
 
 def test_unresolved_symbol_and_foreign_bytes_are_errors():
     missing = "define i64 @program(ptr %b, i64 %t, i64 %n, ptr %c) {\n %r = call i64 @nobody_has_this()\n ret i64 %r\n}\n"
@@ -561,162 +333,3 @@ def test_no_memory_for_a_result_is_an_exception(route):
         with pytest.raises((MemoryError, ValueError)):
             f()
 
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    weight: object
-    bias: object
-    size: int
-    name: str
-    rate: float
-    act: object = np.tanh
-
-
-class Pair(NamedTuple):
-    first: object
-    second: object
-
-
-def layer(**changes):
-    values = {"weight": np.arange(2.0), "bias": np.arange(3.0), "size": 10**6, "name": "".join(["hid", "den"]), "rate": 0.5 + 0.25}
-    return Layer(**{**values, **changes})
-
-
-def tree_entry(route):
-    """f([layer, {"k": (a, 2.0)}], pair) -> a tree of copies, of every kind of node."""
-    statics = [Static(10**6), Static("hidden"), Static(0.75), Static(np.tanh)]
-    argument = [Record(Layer, ("weight", "bias", "size", "name", "rate", "act"), (Array(F8, (2,), 0), Array(F8, (3,), 1), *statics)),
-                {"k": (Array(F8, (), 2), Scalar(float, F8, 3))}]
-    pair = Named(Pair, (Array(F8, (1,), 4), Static(None)))
-    names = ("weight", "bias", "size", "name", "rate", "act")
-    results = {"layer": Record(Layer, names, (Fresh(F8, (2,), 5), Fresh(F8, (3,), 6), *statics)),
-               "pair": Named(Pair, ([Fresh(F8, (), 7)], (Fresh(F8, (), 8), Fresh(F8, (1,), 9))))}
-    return entry_of(route, programs.copy_bytes([16, 24, 8, 8, 8]), Signature((argument, pair), results, 10))
-
-
-def tree_arguments(**changes):
-    return [layer(**changes), {"k": (np.array(5.0), 2.0)}], Pair(np.array([7.0]), None)
-
-
-def test_trees_of_arguments(route):
-    f = tree_entry(route).call
-    for _ in range(3):
-        result = f(*tree_arguments())
-        made = result["layer"]
-        assert type(made) is Layer and made.weight.tolist() == [0, 1] and made.bias.tolist() == [0, 1, 2]
-        assert (made.size, made.name, made.rate, made.act) == (10**6, "hidden", 0.75, np.tanh)
-        assert type(result["pair"]) is Pair and result["pair"].first == [5.0] and result["pair"].second[0] == 2.0
-        assert result["pair"].second[1].tolist() == [7.0]
-
-
-def test_trees_that_differ_go_the_slow_path(route):
-    f = tree_entry(route).call
-    (first, second), pair = tree_arguments()
-
-    class Other(Layer):
-        pass
-
-    other = Other(**{name: getattr(first, name) for name in first.__dataclass_fields__})
-    torn = layer()
-    object.__delattr__(torn, "weight")
-    k = second["k"]
-    wrong = [
-        ([layer(size=7), second], pair), ([layer(name="other"), second], pair), ([layer(rate=0.5), second], pair),
-        ([layer(act=np.sin), second], pair), ([layer(size=1e6), second], pair), ([layer(size=True), second], pair),
-        ([layer(size=10**30), second], pair), ([layer(weight=np.arange(3.0)), second], pair), ([layer(weight=None), second], pair),
-        ([other, second], pair), ([torn, second], pair), ([Layer, second], pair), ([first], pair), ([first, second, 1], pair),
-        ((first, second), pair), ([first, {}], pair), ([first, {"j": k}], pair), ([first, {"k": k, "j": 1}], pair),
-        ([first, {"k": [*k]}], pair), ([first, {"k": (k[0], 2)}], pair), ([first, collections.OrderedDict(k=k)], pair),
-        ([first, second], tuple(pair)), ([first, second], Pair(pair.first, 0)), ([first, second], None), (first, pair), (None, None),
-    ]
-    for args in wrong:
-        assert f(*args)[1] == args
-    assert not isinstance(f([first, second], pair), tuple)
-
-
-def test_trees_leak_no_reference(route):
-    f = tree_entry(route).call
-    args = tree_arguments()
-    wrong = (args[0], Pair(np.zeros(2), None))
-    objects = [args[0], args[0][0], args[0][0].weight, args[0][1], args[0][1]["k"], args[1], args[1].first, Layer, Pair]
-    counts = []
-    for _ in range(2):
-        for _ in range(300):
-            f(*args)
-            f(*wrong)
-        gc.collect()
-        counts.append([sys.getrefcount(o) for o in objects])
-    assert counts[0] == counts[1]
-
-
-def test_list_changed_during_a_call_keeps_its_arrays_alive():
-    """The program reads an array that the list lost meanwhile."""
-    entry = entry_of(True, programs.waiting(6), Signature(([Array(I8, (1,), 0)],), Fresh(F8, (6,), 1), 2), release_gil=True)
-    box_of_flag = [np.zeros(1, I8)]
-    flag = box_of_flag[0]
-    thread, box = run_in_thread(entry.call, box_of_flag)
-    while not entry.specializations[0].busy:
-        pass
-    before = sys.getrefcount(flag)
-    box_of_flag.clear()
-    assert sys.getrefcount(flag) == before - 1 >= 3
-    flag[0] = 1
-    thread.join(10)
-    assert np.array_equal(box[0], np.full(6, 7.0))
-
-
-def test_attribute_that_is_computed_after_all(route):
-    """A property put on the class later calls the function itself and changes the chain, while arguments are being read."""
-    class Field:
-        pass
-
-    entry = plus_one(route)
-    special = specialize(programs.add_one(6), Signature((Record(Field, ("x",), (Array(F8, (6,), 0),)),), Fresh(F8, (6,), 1), 2))
-    entry.add(special)
-    field, calls = Field(), []
-    field.x = np.zeros(6)
-    assert entry.call(field)[0] == 1
-
-    def computed(_):
-        calls.append(entry.call(np.full(6, 5.0))[0])
-        for old in entry.specializations:
-            entry.remove(old)
-        gc.collect()
-        return np.full(6, 3.0)
-
-    Field.x = property(computed)
-    assert entry.call(field)[0] == 4 and calls[0] == 6
-    assert entry.call(field)[0] == SLOW
-
-
-def test_readable_trees():
-    class Computed:
-        @property
-        def x(self):
-            return 1
-
-    class Dynamic:
-        def __getattr__(self, name):
-            return 1
-
-    class Slotted:
-        __slots__ = ("x",)
-
-    class Plain:
-        x = np.tanh
-
-    leaf = Array(F8, (), 0)
-    assert is_readable(Record(Plain, ("x",), (leaf,))) and is_readable(Record(Slotted, ("x",), (leaf,)))
-    assert not is_readable([Record(Computed, ("x",), (leaf,))]) and not is_readable(({"a": Record(Dynamic, ("x",), (leaf,))},))
-    assert is_readable({"a": leaf, 1: leaf}) and not is_readable({(1, 2): leaf})
-
-
-def test_signature_tree_of_a_structure():
-    tree = {"b": [1.0, np.zeros(2)], "a": (Pair(np.ones(1), "word"), layer())}
-    leaves, structure = flatten(tree)
-    found = tree_of(structure, range(len(leaves)))
-    assert list(found) == ["a", "b"] and found["b"] == [5, 6] and type(found["a"]) is tuple
-    pair, record = found["a"]
-    assert pair.type is Pair and pair.children[0] == 0 and pair.children[1].value == "word"
-    assert record.type is Layer and record.names == ("weight", "bias", "size", "name", "rate", "act")
-    assert record.children[:3] == (1, 2, 3) and record.children[3].value == "hidden" and record.children[4] == 4
