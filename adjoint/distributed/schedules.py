@@ -61,9 +61,11 @@ def _ring_rounds(n: int, size: int, first: int, combines: bool) -> Schedule:
     """n - 1 rounds; in round k rank r hands chunk (r + first - k) mod n to its neighbour r + 1."""
     ranks, limits = np.arange(n), bounds(size, n)
     to, source = (ranks + 1) % n, (ranks - 1) % n
+    twice = np.tile(limits[:-1], 2), np.tile(limits[1:], 2)         # chunks s .. s + n - 1 (mod n) are a window of it: nothing is copied
     for k in range(n - 1):
-        chunk, arriving = (ranks + first - k) % n, (ranks + first - k - 1) % n
-        yield Round(to, source, (limits[chunk], limits[chunk + 1]), (limits[arriving], limits[arriving + 1]), combines)
+        s = (first - k) % n
+        a = (s - 1) % n
+        yield Round(to, source, (twice[0][s:s + n], twice[1][s:s + n]), (twice[0][a:a + n], twice[1][a:a + n]), combines)
 
 
 def ring_reduce_scatter(n: int, size: int) -> Schedule:

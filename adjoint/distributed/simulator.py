@@ -56,15 +56,19 @@ class Simulator:
 
     def _time(self, each: Round, width: int) -> None:
         """One round: every transfer begins at the later of its two clocks; a rank goes on when both its transfers are done."""
-        senders = np.flatnonzero(each.to != NOBODY)
-        receivers = each.to[senders]
-        payload = (each.sent[1][senders] - each.sent[0][senders]) * width
-        done = np.maximum(self.clocks[senders], self.clocks[receivers]) + self.links.latency + payload / self.links.bandwidth
-        after = self.clocks.copy()
-        after[senders] = done
-        after[receivers] = np.maximum(after[receivers], done)
-        self.clocks = after
         self.rounds += 1
+        wire = self.links
+        if each.to.min() != NOBODY and each.source.min() != NOBODY:         # all send and receive: whole arrays, nothing is scattered
+            payload = (each.sent[1] - each.sent[0]) * width
+            done = np.maximum(self.clocks, self.clocks[each.to]) + (wire.latency + payload / wire.bandwidth)
+            self.clocks = np.maximum(done, done[each.source])
+            self.bytes_sent += payload
+            return
+        senders = np.flatnonzero(each.to != NOBODY)
+        receivers, payload = each.to[senders], (each.sent[1][senders] - each.sent[0][senders]) * width
+        done = np.maximum(self.clocks[senders], self.clocks[receivers]) + wire.latency + payload / wire.bandwidth
+        self.clocks[senders] = done
+        self.clocks[receivers] = np.maximum(self.clocks[receivers], done)
         self.bytes_sent[senders] += payload
 
 
