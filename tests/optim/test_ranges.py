@@ -1,5 +1,7 @@
 """The range of every hyperparameter of every rule: what lies on its border is taken, what lies outside is refused by its name."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ OTHERS = {
     "warm_restarts": (lambda **given: schedules.warm_restarts(0.1, 4, **given), {"multiple": WHOLE_1}),
     "cyclic": (lambda **given: schedules.cyclic(0.1, 0.2, 4, **given), {"factor": ABOVE_0}),
 }
-TABLE = {rule.__name__: ((lambda rule: lambda **given: rule(0.1, **given))(rule), ranges) for rule, ranges in RULES.items()} | OTHERS
+TABLE = {rule.__name__: (functools.partial(rule, 0.1), ranges) for rule, ranges in RULES.items()} | OTHERS
 
 
 @pytest.mark.parametrize("name, argument", [(name, argument) for name, (_, ranges) in TABLE.items() for argument in ranges])
