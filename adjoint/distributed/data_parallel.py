@@ -72,8 +72,8 @@ def unpacked(buckets: Any, layout: Layout) -> Any:
     return unflatten(layout.structure, leaves)
 
 
-def agree(communicator: Communicator, model: Any, state: Any) -> tuple[Any, Any]:
-    """Rank 0's model and optimizer state, on every rank (copies). Raises CommunicationError on every rank if one has others.
+def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
+    """The model and optimizer state of one rank, on every rank (copies). Raises CommunicationError on every rank if one has others.
 
     >>> from adjoint.distributed.threads import run_threads
     >>> run_threads(2, lambda c: agree(c, {"w": np.full(2, float(c.rank))}, ())[0]["w"])[1]
@@ -88,8 +88,16 @@ def agree(communicator: Communicator, model: Any, state: Any) -> tuple[Any, Any]
             f"the ranks have different models or optimizers: rank {communicator.rank} of {communicator.size} has {len(arrays)} arrays, "
             f"{sum(a.size for a in arrays)} elements.", remedy="Build the same model and the same optimizer on every rank."))
     for array in arrays:
-        broadcast(array, communicator)
+        broadcast(_to_rank_0(array, communicator, source), communicator)
     return unflatten(structure, arrays)
+
+
+def _to_rank_0(array: np.ndarray, communicator: Communicator, source: int) -> np.ndarray:
+    """The array; rank 0's is overwritten with that of `source`."""
+    if source and communicator.rank in (0, source):
+        sends = communicator.rank == source
+        communicator.exchange(array if sends else None, 0, None if sends else array, source)
+    return array
 
 
 def hash_of(structure: Structure, arrays: list[np.ndarray]) -> int:
@@ -136,7 +144,12 @@ class DataParallel:
     @property
     def leads(self) -> bool:
         """Whether this is rank 0, which writes logs and checkpoints."""
-        return self.communicator.rank == 0
+        return self.rank == 0
+
+    @property
+    def rank(self) -> int:
+        """This worker's number."""
+        return self.communicator.rank
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
         """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite), as train.make_step, over all ranks together.
@@ -160,17 +173,26 @@ class DataParallel:
                                      remedy="Give larger batches, or start fewer ranks."))
         return tuple(x[limits[self.communicator.rank]:limits[self.communicator.rank + 1]] for x in arrays)
 
-    def agree(self, model: Any, state: Any) -> tuple[Any, Any]:
-        """Rank 0's model and optimizer state, on every rank."""
-        return agree(self.communicator, model, state)
+    def agree(self, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
+        """The model and optimizer state of one rank, on every rank."""
+        return agree(self.communicator, model, state, source)
 
-    def tell(self, message: bytes) -> bytes:
-        """Rank 0's message, on every rank."""
-        size = broadcast(np.array([len(message)]), self.communicator)
+    def tell(self, message: bytes, source: int = 0) -> bytes:
+        """The message of one rank, on every rank."""
+        size = broadcast(_to_rank_0(np.array([len(message)]), self.communicator, source), self.communicator)
         text = np.zeros(size[0], np.uint8)
-        if self.leads:
+        if self.rank == source:
             text[:] = np.frombuffer(message, np.uint8)
-        return broadcast(text, self.communicator).tobytes()
+        return broadcast(_to_rank_0(text, self.communicator, source), self.communicator).tobytes()
+
+    def furthest(self, steps: int) -> int:
+        """The rank that has done the most steps, the lowest of several.
+
+        >>> from adjoint.distributed.threads import run_threads
+        >>> run_threads(3, lambda c: DataParallel(c).furthest([3, 5, 5][c.rank]))
+        [1, 1, 1]
+        """
+        return -self.largest(steps * self.communicator.size - self.rank) % self.communicator.size
 
     def largest(self, number: int) -> int:
         """The largest of every rank's number."""

@@ -11,9 +11,10 @@ from .loop import InputNoise, Step, make_step, steps
 from .progress import Progress
 from .random_state import restore_generator, save_generator
 from .run_folder import RunFolder
+from .snapshots import Snapshots
 from .stopping import EarlyStopping
 from .weights import load_tensors
 
-__all__ = ["Checkpoint", "CheckpointWarning", "EarlyStopping", "Fit", "InputNoise", "Predictor", "Progress", "RunFolder", "Step",
-           "confusion_matrix", "error_rate", "fit", "load", "load_latest", "load_tensors", "make_step", "restore_generator",
+__all__ = ["Checkpoint", "CheckpointWarning", "EarlyStopping", "Fit", "InputNoise", "Predictor", "Progress", "RunFolder", "Snapshots",
+           "Step", "confusion_matrix", "error_rate", "fit", "load", "load_latest", "load_tensors", "make_step", "restore_generator",
            "save", "save_generator", "save_latest", "steps"]

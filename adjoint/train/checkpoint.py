@@ -81,9 +81,10 @@ def _encode(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> bytes:
     return weights.encode(tensors, {"adjoint": f"{hashlib.sha256(manifest).hexdigest()} {manifest.decode()}"})
 
 
-def save(path: str | os.PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> int:
+def save(path: str | os.PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, Any], *, durable: bool = True) -> int:
     """Write a checkpoint, durably; after a failure or a kill at any point the old file or the new one is there, whole.
 
+    durable=False: without waiting for the disk, so that a loss of power (not a kill) may tear the file, which `load` then refuses.
     Returns the bytes written. Cost: one copy of the tensors, one sha256 pass, one fsync of the file, one of its folder.
     Raises: CheckpointError (disk full, folder gone, ...); what was at `path` before is then unchanged.
 
@@ -92,7 +93,7 @@ def save(path: str | os.PathLike, tensors: dict[str, np.ndarray], metadata: dict
     """
     try:
         content = _encode(tensors, metadata)
-        files.write_whole(path, content)
+        files.write_whole(path, content, durable=durable)
     except OSError as error:
         raise weights.refuse(path, f"the checkpoint could not be written: {error.strerror or error}.",
                              "The previous checkpoint is intact. Free space, or choose another folder.") from error

@@ -80,9 +80,10 @@ def remove(path: str | os.PathLike) -> None:
     os.unlink(path)
 
 
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
+def write_whole(path: str | os.PathLike, content: bytes, *, durable: bool = True) -> None:
     """Replace a file by `content`, durably: whoever reads it sees the old bytes or the new ones.
 
+    durable=False: without waiting for the disk; after a loss of power the file may be torn, or the old one.
     Raises: OSError, after which the old file is intact. A file whose sync failed is thrown away, never synced again:
     the system may have dropped its pages, and a second sync would report success.
     """
@@ -93,7 +94,8 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     try:
         try:
             _write(handle, partial, content)
-            _sync(handle, partial)
+            if durable:
+                _sync(handle, partial)
         finally:
             _close(handle, partial)
         _rename(partial, path)
@@ -101,7 +103,8 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
         with contextlib.suppress(OSError):
             remove(partial)
         raise
-    sync_folder(folder or ".")
+    if durable:
+        sync_folder(folder or ".")
 
 
 def read_whole(path: str | os.PathLike, *, follow_links: bool) -> bytes:

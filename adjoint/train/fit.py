@@ -22,6 +22,7 @@ from ..nn.modes import training
 from ..optim import Optimizer, evaluation_parameters, observe
 from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
+from .checkpoint import Checkpoint
 from .evaluate import Predictor, error_rate
 from .interrupts import deferred_interrupts
 from .loop import InputNoise, Step, Transform, check_parts, gradient_names, steps, with_arrays
@@ -29,6 +30,7 @@ from .nonfinite import birth_of_nonfinite
 from .parallel import OneWorker, Parallel
 from .progress import Progress
 from .run_folder import RunFolder
+from .snapshots import Snapshots
 from .stopping import EarlyStopping
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -56,15 +58,16 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
         noise: float = 0.0, augment: Transform | None = None, seed: int = 0, validation: Arrays | None = None,
         folder: RunFolder | None = None, resume: bool = False, save_seconds: float = SAVE_SECONDS,
         stop: Callable[[list], bool] | None = None, progress: Progress | None = None, parallel: Parallel | None = None,
-        compiled: bool = True) -> Fit:
+        snapshots: Snapshots | None = None, compiled: bool = True) -> Fit:
     """Train a model on (x, y): shuffled mini-batches, one compiled step each, until `epochs` are done or stop(history) is true.
 
     loss(model(x), y) is a number, of the model in training mode (nn.training); noise: deviation of the normal noise added to x at each
     step; augment(x, count): what step `count` sees of a batch; seed: of the order, the noise and dropout; validation: (x, y) whose error
     (loss, if y is not integer) is measured each epoch; folder, resume: where checkpoints and metrics go, and whether to go on from
     there; save_seconds: seconds between checkpoints; parallel: workers that share each batch (distributed.DataParallel), of which one
-    writes. An epoch is every whole batch once; what does not fill a batch waits for a later epoch. Ctrl-C ends the run after the step in
-    progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
+    writes; snapshots: each worker's state after each step, so that a killed worker loses none (a resume takes the newest of all). An
+    epoch is every whole batch once; what does not fill a batch waits for a later epoch. Ctrl-C ends the run after the step in progress,
+    with a checkpoint (`Fit.interrupted`); a second one raises at once.
     Raises: NonFiniteError before the update that would have brought NaN or infinity into the model; ConfigError, DataError.
 
     Example:
@@ -81,11 +84,15 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
     for x, y in filter(None, (data, validation)):
         _rehearse(model, loss, np.asarray(x), np.asarray(y))
-    run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, parallel or OneWorker(), compiled)
-    if resume and run.parallel.leads:
+    run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, parallel or OneWorker(),
+               snapshots, compiled)
+    if snapshots:
+        snapshots.begin(run.parallel.rank, anew=not resume)
+    if resume:
         run.resume()
     if parallel:
         run.agree()
+    run.recall(resume)
     add_noise = InputNoise(noise, seed, compiled=compiled) if noise else None
     if augment and add_noise:
         return run.train(lambda x, count: add_noise(augment(x, count), count))
@@ -121,9 +128,9 @@ class _Run:
 
     def __init__(self, model: Any, optimizer: Optimizer, loss: Callable, batches: Batches, epochs: int, validation: Arrays | None,
                  folder: RunFolder | None, save_seconds: float, stop: Callable | None, progress: Progress | None, parallel: Parallel,
-                 compiled: bool):
+                 snapshots: Snapshots | None, compiled: bool):
         self.loss, self.batches, self.epochs, self.validation = loss, batches, epochs, validation
-        self.save_seconds, self.stop, self.parallel = save_seconds, stop, parallel
+        self.save_seconds, self.stop, self.parallel, self.snapshots = save_seconds, stop, parallel, snapshots
         self.folder, self.progress = (folder, progress) if parallel.leads else (None, None)
         self.names, self.seed = gradient_names(model), batches.state()["seed"]
         self.step, self.predict = parallel.make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled)
@@ -137,22 +144,40 @@ class _Run:
         return {f"{part}.{path}": np.asarray(x) for part, tree in (("model", self.fit.model), ("optimizer", self.fit.state))
                 for path, x in zip(paths(tree), flatten(tree)[0], strict=True)}
 
+    def place(self) -> dict[str, Any]:
+        """Where the run stands, for a checkpoint."""
+        return {"step": self.fit.steps, "batches": self.batches.state(), "batch": self.batches.batch, "examples": self.batches.examples,
+                "total": self.total, "counted": self.counted}
+
     def save(self) -> None:
         """Write a checkpoint of the step just done, in the middle of an epoch or at its end."""
         if self.folder is None:
             return
         start = time.monotonic()
-        self.folder.save(self.fit.steps, self.tensors(), {
-            "step": self.fit.steps, "batches": self.batches.state(), "batch": self.batches.batch, "examples": self.batches.examples,
-            "total": self.total, "counted": self.counted})
+        self.folder.save(self.fit.steps, self.tensors(), self.place())
         self.saved = time.monotonic()
         self.fit.seconds["checkpoints"] += self.saved - start
 
+    def commit(self) -> None:
+        """Write this worker's snapshot. All workers have done the step, and the leader has logged its epoch, before any of them does."""
+        if self.snapshots is not None and self.fit.steps % self.snapshots.every == 0:
+            start = time.monotonic()
+            self.snapshots.save(self.fit.steps, self.tensors(), self.place())
+            self.fit.seconds["checkpoints"] += time.monotonic() - start
+
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder."""
-        if self.folder is None:
+        """Go on from the newest checkpoint of the folder or the newest snapshot; with snapshots, from the beginning if there is neither."""
+        if self.folder is None and self.snapshots is None and self.parallel.leads:
             raise ConfigError(explain("fit: resume needs a folder.", remedy="Pass folder=RunFolder.open(path)."))
-        found = self.folder.load(self.tensors())
+        expected = self.tensors()
+        found = [self.snapshots.load(expected)] if self.snapshots else []
+        if self.folder is not None and (self.snapshots is None or self.folder.has_checkpoint()):
+            found.append(self.folder.load(expected))
+        if newest := max(filter(None, found), key=lambda each: each.counter("step"), default=None):
+            self.restore(newest)
+
+    def restore(self, found: Checkpoint) -> None:
+        """Take model, state and place from a checkpoint."""
         expected = {"batch": self.batches.batch, "examples": self.batches.examples}
         if any(found.metadata.get(name) != value for name, value in expected.items()):
             raise CheckpointError(explain(f"the checkpoint is of batches {found.metadata.get('batch')} of {found.metadata.get('examples')} "
@@ -165,16 +190,21 @@ class _Run:
         self.batches.restore(found.metadata["batches"])
         self.fit.steps = found.counter("step")
         self.total, self.counted = float(found.metadata["total"]), found.counter("counted")
-        self.fit.history = self.folder.rewind(self.batches.epoch)
 
     def agree(self) -> None:
-        """Begin where the leader stands: its model, its state, its place in the data."""
-        self.fit.model, self.fit.state = self.parallel.agree(self.fit.model, self.fit.state)
-        mine = {"batches": self.batches.state(), "steps": self.fit.steps, "total": self.total, "counted": self.counted,
-                "history": self.fit.history}
-        told = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(mine)))
+        """Begin where the worker stands that has gone furthest: its model, its state, its place in the data."""
+        source = self.parallel.furthest(self.fit.steps)
+        self.fit.model, self.fit.state = self.parallel.agree(self.fit.model, self.fit.state, source)
+        mine = {"batches": self.batches.state(), "steps": self.fit.steps, "total": self.total, "counted": self.counted}
+        told = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(mine), source))
         self.batches.restore(told["batches"])
-        self.fit.steps, self.total, self.counted, self.fit.history = told["steps"], told["total"], told["counted"], told["history"]
+        self.fit.steps, self.total, self.counted = told["steps"], told["total"], told["counted"]
+
+    def recall(self, resume: bool) -> None:
+        """The history up to here, which the leader's folder has."""
+        if resume and self.folder is not None:
+            self.fit.history = self.folder.rewind(self.batches.epoch)
+        self.fit.history = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(self.fit.history)))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +221,7 @@ class _Run:
                 if number := self.parallel.largest(interrupted() or 0):
                     self.fit.interrupted = number
                     break
+                self.commit()
                 if time.monotonic() - self.saved > self.save_seconds:
                     self.save()
         self.save()

@@ -16,6 +16,7 @@ class Parallel(Protocol):
     """Workers that hold the same model and share each batch. leads: whether this one writes logs and checkpoints."""
 
     leads: bool
+    rank: int
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
         """A step as train.make_step's, over the examples of all workers."""
@@ -25,12 +26,16 @@ class Parallel(Protocol):
         """This worker's rows of a batch."""
         ...
 
-    def agree(self, model: Any, state: Any) -> tuple[Any, Any]:
-        """The leader's model and state, everywhere."""
+    def agree(self, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
+        """The model and state of one worker, everywhere."""
         ...
 
-    def tell(self, message: bytes) -> bytes:
-        """The leader's message, everywhere."""
+    def tell(self, message: bytes, source: int = 0) -> bytes:
+        """The message of one worker, everywhere."""
+        ...
+
+    def furthest(self, steps: int) -> int:
+        """The rank of the worker that has done the most steps, the lowest of several."""
         ...
 
     def largest(self, number: int) -> int:
@@ -45,7 +50,7 @@ class OneWorker:
     (True, 3)
     """
 
-    leads = True
+    leads, rank = True, 0
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
         return make_step(loss, optimizer, compiled=compiled)
@@ -53,11 +58,14 @@ class OneWorker:
     def share(self, *arrays: Any) -> tuple:
         return arrays
 
-    def agree(self, model: Any, state: Any) -> tuple[Any, Any]:
+    def agree(self, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
         return model, state
 
-    def tell(self, message: bytes) -> bytes:
+    def tell(self, message: bytes, source: int = 0) -> bytes:
         return message
+
+    def furthest(self, steps: int) -> int:
+        return 0
 
     def largest(self, number: int) -> int:
         return number
