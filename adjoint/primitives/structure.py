@@ -156,10 +156,22 @@ def _assign_slice_batch(row: Any, args: tuple, axes: tuple, *, bounds: tuple) ->
     return bind(row, x, v, bounds=((0, n, 1), *bounds)), 0
 
 
+def outside_slice(shape: tuple, bounds: tuple) -> list[tuple]:
+    """Slices that cover, each element once, what a slice leaves out; the whole array where the slice skips elements or is empty."""
+    boxes, whole = [], tuple((0, n, 1) for n in shape)
+    for axis, (start, stop, step) in enumerate(bounds):
+        if step != 1 or stop <= start:
+            return [whole]
+        lead, rest = bounds[:axis], whole[axis + 1:]
+        boxes += [(*lead, (first, last, 1), *rest) for first, last in ((0, start), (stop, shape[axis])) if first < last]
+    return boxes
+
+
 def _assign_slice_lower(e: Any, inputs: tuple, outputs: tuple, *, bounds: tuple) -> None:
-    x, v = inputs
-    e.copy(x, outputs[0])
-    e.copy(v, outputs[0].sliced(bounds))
+    (x, v), (y,) = inputs, outputs
+    for box in outside_slice(y.shape, bounds):
+        e.copy(x.sliced(box), y.sliced(box))
+    e.copy(v, y.sliced(bounds))
 
 
 def _assign_samples(rng: np.random.Generator) -> list:

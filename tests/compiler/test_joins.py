@@ -1,0 +1,114 @@
+"""Sums of slices placed into zeros: the same values for every shape and slice, and nothing is written twice but their borders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from programs import reference_outputs
+
+import adjoint as ad
+from adjoint.compiler import joins
+from adjoint.primitives.structure import outside_slice
+
+
+def rosenbrock(x):
+    return (100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2).sum()
+
+
+def same_twice(x):
+    """One cotangent is placed into two slices."""
+    s = x[2:] + x[:-2]
+    return (s * s * s).sum()
+
+
+def second_difference(x):
+    d = x[2:] - 2.0 * x[1:-1] + x[:-2]
+    return (d * d).sum() + (x * x).sum()
+
+
+def pairs(x):
+    n = x.size // 2 * 2
+    return ((x[1:n:2] - x[:n:2] ** 2) ** 2).sum() + (x[::-1] * x).sum() + (x[::3] ** 3).sum()
+
+
+def plates(u):
+    """The Laplacian of an array's inner elements, and differences along either axis."""
+    inner = u[1:-1, 1:-1]
+    y = u[2:, 1:-1] + u[:-2, 1:-1] + u[1:-1, 2:] + u[1:-1, :-2] - 4.0 * inner
+    return (y * y).sum() + (u[:, 1:] * u[:, :-1]).sum() + (u[1:] * u[:-1] * u[1:]).sum()
+
+
+def written(x):
+    """Values stored into slices, read before and after."""
+    y = x.copy()
+    y[1:3] = x[2:4] * x[1:3]
+    z = y * y
+    y[:-1] += z[1:]
+    y[2:2] = 0.0 * y[3:3]
+    return (y * z).sum()
+
+
+def columns(x):
+    """Rows of a slice are short."""
+    return ((x[:, 1:] - x[:, :1] * x[:, :-1]) ** 2).sum()
+
+
+CASES = [(rosenbrock, (2,)), (rosenbrock, (3,)), (rosenbrock, (70,)), (rosenbrock, (20_000,)), (same_twice, (2,)), (same_twice, (41,)),
+         (second_difference, (3,)), (second_difference, (40,)), (pairs, (7,)), (pairs, (40,)), (plates, (3, 3)), (plates, (5, 40)),
+         (plates, (40, 5)), (plates, (130, 70)), (written, (5,)), (written, (45,)), (columns, (9, 3)), (columns, (4, 40))]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].__name__}{list(case[1])}")
+def test_gradients_are_exact(case, dtype, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small whole numbers: no order of a sum changes a bit. Memory that nobody wrote holds NaN in the reference executor."""
+    function, shape = case
+    x = rng.integers(-3, 4, shape).astype(dtype)
+    both = lambda x: list(ad.value_and_grad(function)(x))
+    expected = both(x)
+    compiled = ad.compile(both)
+    for threads in (1, 2):
+        with ad.threads(threads):
+            found = compiled(x)
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a, b, strict=isinstance(a, np.ndarray))
+    if x.size <= 1000:
+        for row in (1, 1000):                               # everything where it belongs, and only what lies in one piece
+            monkeypatch.setattr(joins, "SHORTEST_ROW", row)
+            for a, b in zip(expected, reference_outputs(both, [x]), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_batches_and_loops(rng: np.random.Generator) -> None:
+    """The same inside of a loop's body and under vmap, where the slices have an axis in front."""
+    def steps(x):
+        def step(i, x):
+            return x + ad.grad(second_difference)(x)
+        return ad.fori_loop(0, 3, step, x)
+    x = rng.integers(-3, 4, (4, 12)).astype(float)
+    for function in (ad.vmap(ad.grad(rosenbrock)), ad.vmap(steps), lambda x: steps(x[1])):
+        np.testing.assert_array_equal(ad.compile(function)(x), function(x))
+
+
+def test_only_the_borders_are_filled() -> None:
+    """The gradient of neighbours' coupling: one kernel of the pieces, one zero beside each, one kernel of the sum."""
+    compiled = ad.compile(ad.grad(lambda x: rosenbrock(x) + np.exp(x).sum()))
+    compiled(np.ones(1000))
+    assert [line.split()[0].split("_")[0] for line in compiled.kernels()] == ["map", "copy", "copy", "map"]
+    sizes = [b.size for b in compiled.programs[-1].native.built.program.buffers if b.role == "arena"]
+    assert sizes == [1000, 1000]                            # nothing but the two arrays that are added
+
+
+@pytest.mark.parametrize(("shape", "bounds"), [
+    ((5,), ((1, 4, 1),)), ((5,), ((0, 5, 1),)), ((5,), ((0, 5, 2),)), ((5,), ((4, -1, -1),)), ((5,), ((2, 2, 1),)), ((5,), ((3, 1, 1),)),
+    ((4, 6), ((1, 3, 1), (0, 5, 1))), ((4, 6), ((0, 4, 1), (2, 3, 1))),
+    ((3, 4, 5), ((1, 2, 1), (1, 4, 1), (2, 4, 1))), ((0, 3), ((0, 0, 1), (1, 2, 1)))])
+def test_outside_of_a_slice(shape, bounds) -> None:
+    """Slice and rest: every element at least once, and only once if the rest is not everything."""
+    count = np.zeros(shape, int)
+    boxes = outside_slice(shape, bounds)
+    for box in (*boxes, bounds):
+        count[tuple(slice(a, None if b < 0 else b, c) for a, b, c in box)] += 1
+    whole = tuple((0, n, 1) for n in shape)
+    assert count.min(initial=1) >= 1
+    assert whole in boxes or count.max(initial=1) == 1
