@@ -23,6 +23,8 @@ May import: nothing of the package. Read next: core/aval.py.
     ├── CheckpointError     (ValueError)        a checkpoint that is torn, foreign or of another model
     ├── DataError           (ValueError)        data files or batches that are not what they should be
     ├── CommunicationError  (RuntimeError)      a rank that cannot be reached, or has other sizes than this one
+    ├── CollectiveError     (TypeError)         a collective of a value that is replicated where it should vary, or the reverse
+    ├── Cancelled           (RuntimeError)      a compiled call that Signals.cancel ended early
     └── ConfigError         (ValueError)        an argument or option outside its range
 """
 
@@ -116,6 +118,14 @@ class DataError(AdjointError, ValueError):
 
 class CommunicationError(AdjointError, RuntimeError):
     """A message between ranks that did not arrive, or was not what this rank expected."""
+
+
+class CollectiveError(AdjointError, TypeError):
+    """A collective of a value of the wrong type: replicated where it should vary over the ranks, or the reverse."""
+
+
+class Cancelled(AdjointError, RuntimeError):
+    """A compiled call that its Signals ended; its arguments are as they were."""
 
 
 class ConfigError(AdjointError, ValueError):

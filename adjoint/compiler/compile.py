@@ -27,6 +27,7 @@ from .donation import Donation
 from .entry import Entry, Specialization
 from .llvm import emit_text
 from .native import Native, buffer_numbers, fresh_records, leaf_record, make_native, results_of, scratch_bytes, specialize
+from .signals import Signals
 from .signature import Handle, children_of, is_readable, tree_of
 from .signature import Static as StaticLeaf
 from .steps import listed
@@ -35,7 +36,7 @@ from .steps import listed
 class Program:
     """A traced and compiled call: the graph, its native code, and the specialization that reads the arguments' trees."""
 
-    def __init__(self, function: Callable, args: tuple, kwargs: dict, donate: tuple[int, ...]):
+    def __init__(self, function: Callable, args: tuple, kwargs: dict, donate: tuple[int, ...], signals: Signals | None = None):
         leaves, structure = flatten((args, kwargs))
         found: list[Structure] = []
 
@@ -47,7 +48,7 @@ class Program:
         with watching_randomness(function, args, kwargs), interpreting(EVALUATION):
             self.graph: Graph = trace_graph(flat, [aval_of(x) for x in leaves])
         self.donation = Donation(args, donate, self.graph, found[0]) if donate else None
-        self.native: Native = make_native(self.graph, self.donation.pairs if self.donation else {})
+        self.native: Native = make_native(self.graph, self.donation.pairs if self.donation else {}, signals)
         self.structures = [flatten(part)[1] for part in parts_of(args, kwargs)]
         self.special, self.readable = self._specialize(leaves, found[0])
         self.entry = Entry(_foreign)
@@ -72,12 +73,15 @@ class Program:
         if self.donation:
             args = self.donation.own(self, args)
         donated = self.donation.donate if self.donation else ()
+        if self.native.signals is not None:
+            self.native.signals.begin([self.native.kept.get(j) for j in range(len(self.graph.outputs))])
         parts = [[part] if n in donated else self._tidy(n, part) for n, part in enumerate(parts_of(args, kwargs))]
         return self.entry.call(*[x for part in parts for x in part])
 
     def _tidy(self, n: int, part: Any) -> list:
         """Part n as the entry knows it: exact containers, and the program's own static objects instead of equal ones."""
-        leaves = [native_form(x, self.donation.blocks if self.donation else ()) for x in flatten(part)[0]]
+        blocks = [*(self.donation.blocks if self.donation else ()), *self.native.kept.values()]
+        leaves = [native_form(x, blocks) for x in flatten(part)[0]]
         return [_plain(unflatten(self.structures[n], leaves))] if self.readable else leaves
 
 
@@ -129,10 +133,10 @@ KEPT_PROGRAMS = 128              # shapes of call that one compiled function kee
 class Compiled:
     """What `compile` returns: call it as the function; `memory()`, `ir()`, `kernels()`, `stats()`, `graph()` look inside."""
 
-    def __init__(self, function: Callable, donate: tuple[int, ...], static: tuple[str, ...]):
+    def __init__(self, function: Callable, donate: tuple[int, ...], static: tuple[str, ...], signals: Signals | None = None):
         _check_static(function, static)
         functools.update_wrapper(self, function, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
-        self._donate, self._static = donate, static
+        self._donate, self._static, self._signals = donate, static, signals
         self._programs: dict[tuple, Program] = {}
         self._lock = threading.RLock()
         self._entry = Entry(self._slow)
@@ -153,11 +157,11 @@ class Compiled:
         """Trace and compile once per structure, shapes and dtypes, whichever thread comes first."""
         with self._lock:
             if key not in self._programs:
-                program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate)
+                program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate, self._signals)
                 while len(self._programs) >= KEPT_PROGRAMS:          # the oldest goes; a call inside it ends undisturbed
                     self._entry.remove(self._programs.pop(next(iter(self._programs))).special)
                 self._programs[key] = program
-                if program.readable and not kwargs:
+                if program.readable and not kwargs and self._signals is None:
                     self._entry.add(program.special)
             return self._programs[key]
 
@@ -270,14 +274,16 @@ def _unmark(function: Callable) -> Callable:
     return plain
 
 
-def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (), static: str | Sequence[str] = ()) -> Callable:
+def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (), static: str | Sequence[str] = (),
+            signals: Signals | None = None) -> Callable:
     """The same function as native code: one call, specialized to each set of shapes and dtypes it meets.
 
     donate: numbers of arguments whose arrays the result replaces (a model, an optimizer's state): the first call copies them into
     arrays that the compiled function owns and returns those; later calls update them in place, so the objects you hold are live.
     A snapshot is `adjoint.copy(model)`. An error or Ctrl-C leaves them bit for bit as they were. static: names of arguments that are
     part of the program (an int needed as a shape); each new value compiles again. Floats and ints are otherwise traced: a new
-    learning rate never recompiles.
+    learning rate never recompiles. signals: lets other threads see which results are finished while the call runs, and cancel it;
+    each call then returns the same arrays, overwritten. Under a transformation, and in a copy, signals have no effect.
 
     Cost: a call costs under a microsecond beyond its arithmetic; compiling costs milliseconds per kernel and is kept on disk.
     Raises: NoLowering for an operation without native code; at run time IndexRangeError, DivisionError before anything is written.
@@ -288,12 +294,12 @@ def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (
     np.float64(5.0)
     """
     if function is None:
-        return lambda f: compile(f, donate=donate, static=static)
+        return lambda f: compile(f, donate=donate, static=static, signals=signals)
     if not callable(function):
         raise ConfigError(explain(f"compile: found {type(function).__name__}, expected a function."))
     numbers = (donate,) if isinstance(donate, int) else tuple(donate)
     names = (static,) if isinstance(static, str) else tuple(static)
-    made = Compiled(function, numbers, names)
+    made = Compiled(function, numbers, names, signals)
     # The builtin entry is the class's own __call__: found on the type, it is called without self and without a Python frame.
     made.__class__ = made._entry.callable_class("Compiled", Compiled)
     return made

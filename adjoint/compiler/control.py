@@ -16,7 +16,8 @@ LINE = 64
 
 # Control: one per call.
 STATUS = 0                  # 0, or 1 + index of the failed check
-CANCEL = 1 * LINE           # 1 once a Python signal handler has raised
+CANCEL = 1 * LINE           # 1 once a Python signal handler has raised, or the call's Signals say so
+SIGNALS = CANCEL + 8        # address of the words of the call's Signals while they may still cancel it, or 0
 ARRIVED = 2 * LINE          # threads that wait at the barrier
 PHASE = 3 * LINE            # number of barriers passed
 DECISION = PHASE + 8        # what the barrier answers
@@ -31,6 +32,10 @@ CONTROL_BYTES = 6 * LINE
 UNTIL_NEVER = 2**63 - 1
 CANCELLED = -1
 BUSY = -2                   # donated data is in use by another call
+
+# Signals: the flag that cancels, then a flag for every result that is finished.
+READY = LINE
+MOST_RESULTS = 4096
 
 # Runtime: one per process.
 COUNT = 0                   # threads that a call may use

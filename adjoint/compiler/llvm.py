@@ -16,15 +16,17 @@ import llvmlite.binding as binding
 import llvmlite.ir as ir
 
 from ..errors import CompileError
+from .control import READY
 from .conv import lower_convolution
 from .irtext import Inserted, ModuleText, Writer
 from .lanes import Cell, Frame, Lanes
 from .loops import Check, Contraction, Convolution, Fold, Foreign, Kernel, Load, Loop, Program, Statement, Store
 from .matmul import lower_contraction, scratch_bytes
+from .memory import written
 from .nests import Nest, walk
 from .sequence import Fork, Item, ProgramWriter, Step, load_pointer
 from .sequence import Loop as LoopItem
-from .steps import Branch, Repeat, leaves, overlap, parts
+from .steps import Branch, Repeat, leaves, overlap, parts, roots
 from .target import Target, host_target
 
 _LISTS = 1000                # number of the first list of alias scopes
@@ -92,9 +94,12 @@ def emit_modules(program: Program, target: Target) -> tuple[str, str | None, lis
     text = ModuleText(target.attributes())
     kernels, products = Kernels(text, program, target), Products(text, program, target)
     emit = lambda step: products.emit(step) if isinstance(step, Contraction | Convolution) else [kernels.emit(step)]
-    ahead = items_of(program.steps[:program.commit], emit)
-    items = [*ahead, *items_of(program.steps[program.commit:], emit)]
-    ProgramWriter(text, program, items, len(ahead)).write()
+    items: list[Item] = []
+    ends = [0]                                          # where in the items each step begins, and the last one ends
+    for step in program.steps:
+        items += items_of([step], emit)
+        ends.append(len(items))
+    ProgramWriter(text, program, items, ends[program.commit], finished_outputs(program, ends)).write()
     steps = list(calls(items))
     head = f'target triple = "{target.triple}"\n'
     return head + str(text) + kernels.metadata(), (str(products) if products.steps else None), steps
@@ -112,6 +117,20 @@ def items_of(steps: Sequence[Any], emit: Callable[[Any], list[Step]]) -> tuple[I
         else:
             items += emit(step)
     return tuple(items)
+
+
+def finished_outputs(program: Program, ends: Sequence[int]) -> dict[int, list[int]] | None:
+    """item number -> outputs that it writes last, for programs with signals; -1: outputs that no step writes (those in donated memory)."""
+    if program.signals < 0:
+        return None
+    last = dict.fromkeys(range(program.buffers[program.signals].size - READY // 8), -1)
+    for number, outer in enumerate(program.steps):
+        touched = {roots(program.buffers, buffer)[-1] for step in leaves([outer]) for buffer in written(step)}
+        last |= {program.buffers[b].slot: ends[number + 1] - 1 for b in touched if program.buffers[b].role == "output"}
+    found: dict[int, list[int]] = {}
+    for slot, item in sorted(last.items()):
+        found.setdefault(item, []).append(slot)
+    return found
 
 
 def calls(items: Sequence[Item]) -> Iterator[Step]:

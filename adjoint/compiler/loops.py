@@ -264,10 +264,14 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps over buffers. Steps before `commit` write no donated buffer; those from `commit` on cannot fail."""
+    """Steps over buffers. Steps before `commit` write no donated buffer; those from `commit` on cannot fail.
+
+    signals: the buffer that holds the words of a Signals, or -1.
+    """
 
     buffers: tuple[Buffer, ...]
     steps: tuple[Kernel | Contraction | Convolution, ...]
     commit: int
     arena_bytes: int
     errors: tuple[object, ...] = ()
+    signals: int = -1

@@ -35,6 +35,13 @@ def touched(step: Kernel | Contraction | Convolution) -> set[int]:
     return found if isinstance(step, Kernel) else found | {step.a.buffer, step.b.buffer}
 
 
+def written(step: Kernel | Contraction | Convolution) -> set[int]:
+    """The buffers that a step may write."""
+    body = step.body if isinstance(step, Kernel) else step.epilogue
+    found = {s.buffer for s in walk(body) if isinstance(s, Store)}
+    return found | {place[0] for s in walk(body) if isinstance(s, Foreign) for place in s.places}
+
+
 def has_check(step: Kernel | Contraction | Convolution) -> bool:
     return isinstance(step, Kernel) and any(isinstance(s, (Check, Foreign)) for s in walk(step.body))
 

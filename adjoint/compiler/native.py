@@ -10,12 +10,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..core.graph import Graph
-from ..errors import AdjointError, CompileError, DivisionError, DonationError, IndexRangeError, LinearAlgebraError, NonFiniteError, explain
+from ..errors import AdjointError, Cancelled, CompileError, DivisionError, DonationError, IndexRangeError, LinearAlgebraError, NonFiniteError, explain
 from ..tree import Structure
 from . import cache
 from .entry import Specialization
@@ -25,6 +26,7 @@ from .loops import Contraction, Convolution, Kernel, Program
 from .lower import Failure
 from .pipeline import Built, build
 from .runtime import load_program
+from .signals import Signals
 from .signature import Array, Fresh, Named, Record, Scalar, Signature, Static, tree_of
 from .steps import is_endless, weighted
 from .target import host_target
@@ -44,10 +46,18 @@ class Native:
     code: Code
     seconds: dict[str, float]
     facts: dict[str, Any] = field(default_factory=dict)
+    signals: Signals | None = None
 
     @property
     def address(self) -> int:
         return self.code["program"]
+
+    @cached_property
+    def kept(self) -> dict[int, np.ndarray]:
+        """With Signals: the arrays that every call writes its results to, by number, so that others may read them before it returns."""
+        outputs = self.built.graph.outputs
+        fresh = [] if self.signals is None else [b.slot for b in self.built.program.buffers if b.role == "output"]
+        return {j: np.empty(outputs[j].aval.shape, outputs[j].aval.dtype) for j in fresh if outputs[j].aval.shape}
 
 
 def estimated_seconds(built: Built) -> float:
@@ -61,12 +71,12 @@ def estimated_seconds(built: Built) -> float:
     return total
 
 
-def make_native(graph: Graph, donated: dict[int, int]) -> Native:
+def make_native(graph: Graph, donated: dict[int, int], signals: Signals | None = None) -> Native:
     """Build, fetch or emit the object code, and link it."""
     start = time.perf_counter()
-    built = build(graph, donated)
+    built = build(graph, donated, None if signals is None else signals.words)
     target = host_target()
-    name = cache.key("program", built.graph.key, repr(sorted(donated.items())), repr(target))
+    name = cache.key("program", built.graph.key, repr(sorted(donated.items())), repr(target), *(["signals"] if signals else []))
     middle = time.perf_counter()
     code, facts, emitted_at = _load_cached(name), {"cached": True}, middle
     if code is None:
@@ -76,7 +86,7 @@ def make_native(graph: Graph, donated: dict[int, int]) -> Native:
         emitted_at = time.perf_counter()
         code = load_program([emitted.data], ["program"])
     seconds = {"build": middle - start, "emit": emitted_at - middle, "link": time.perf_counter() - emitted_at}
-    return Native(built, code, seconds, facts)
+    return Native(built, code, seconds, facts, signals)
 
 
 def _load_cached(name: str) -> Code | None:
@@ -96,12 +106,13 @@ def specialize(native: Native, arguments: list[Any], results: Any, donated: bool
     scratch_at = -(-program.arena_bytes // 64) * 64                 # the packed operands of contractions, behind the temporaries
     arena = (*((i, b.offset) for i, b in enumerate(program.buffers) if b.role == "arena"), (len(program.buffers), scratch_at))
     hidden = {i: native.built.hidden[b.slot] for i, b in enumerate(program.buffers) if b.role == "hidden"}
+    hidden |= {i: native.kept[j] for j, i in buffer_numbers(native, "output").items() if j in native.kept}
     signature = Signature(tuple(arguments), results, len(program.buffers) + 1, arena, scratch_at + scratch_bytes(program), slots)
     seconds = estimated_seconds(native.built)
     return Specialization(signature, native.address, lambda status: raise_failure(native, status), owner=native.code, hidden=hidden,
                           threads=MAX_THREADS if seconds > THREADS_ABOVE else 1,
-                          release_gil=seconds > RELEASE_ABOVE or is_endless(program.steps), rebuild=rebuild,
-                          exclusive=donated)
+                          release_gil=seconds > RELEASE_ABOVE or is_endless(program.steps) or native.signals is not None,
+                          rebuild=rebuild, exclusive=donated or native.signals is not None)
 
 
 def buffer_numbers(native: Native, role: str) -> dict[int, int]:
@@ -122,10 +133,10 @@ def leaf_record(leaf: Any, buffer: int) -> Array | Scalar:
     return Scalar(kind, np.dtype(np.float64 if kind is float else np.int64), buffer)
 
 
-def fresh_records(native: Native, graph: Graph, skip: frozenset[int] = frozenset()) -> list[Fresh | None]:
-    """One result record per output of the graph; None for those that stay in donated memory."""
-    at = buffer_numbers(native, "output")
-    return [None if j in skip else Fresh(a.aval.dtype, a.aval.shape, at[j]) for j, a in enumerate(graph.outputs)]
+def fresh_records(native: Native, graph: Graph, skip: frozenset[int] = frozenset()) -> list[Fresh | np.ndarray | None]:
+    """One result record per output of the graph; None for those that stay in donated memory, an array where Signals keep one."""
+    at, kept = buffer_numbers(native, "output"), native.kept
+    return [None if j in skip else kept.get(j, Fresh(a.aval.dtype, a.aval.shape, at[j])) for j, a in enumerate(graph.outputs)]
 
 
 def results_of(structure: Structure, records: Sequence[Any]) -> Any:
@@ -148,6 +159,8 @@ def raise_failure(native: Native, status: int) -> None:
     if status == -2:
         raise DonationError(explain("a compiled function was called while another call is updating the same donated arrays.",
                                     remedy="Call it from one thread at a time, or compile a second function."))
+    if native.signals is not None and native.signals.cancelled:
+        raise Cancelled(explain("a compiled call was cancelled by its Signals; its arguments are as they were."))
     raise KeyboardInterrupt
 
 

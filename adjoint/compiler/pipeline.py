@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.graph import Graph, Literal, Var
 from ..transforms.calls import inline
+from .control import READY
 from .fuse import Group, fuse
 from .loops import Program
 from .lower import Failure, Lowering
@@ -33,13 +34,13 @@ class Built:
     hidden: tuple[np.ndarray, ...]
 
 
-def build(graph: Graph, donated: dict[int, int] | None = None) -> Built:
-    """The program of a graph. donated: input number -> the output number that replaces it in place."""
+def build(graph: Graph, donated: dict[int, int] | None = None, signals: np.ndarray | None = None) -> Built:
+    """The program of a graph. donated: input number -> the output number that replaces it in place; signals: words of a Signals."""
     graph = simplify(inline(graph))
-    return _build(graph, donated or {}, True) or _build(graph, donated or {}, False)
+    return _build(graph, donated or {}, True, signals) or _build(graph, donated or {}, False, signals)
 
 
-def _build(graph: Graph, donated: dict[int, int], allow_late: bool) -> Built | None:
+def _build(graph: Graph, donated: dict[int, int], allow_late: bool, signals: np.ndarray | None) -> Built | None:
     late = frozenset(a for j in donated.values() if isinstance(a := graph.outputs[j], Var) and a not in graph.inputs)
     groups = fuse(graph, late if allow_late else frozenset())
     lowering = Lowering()
@@ -59,8 +60,12 @@ def _build(graph: Graph, donated: dict[int, int], allow_late: bool) -> Built | N
     if any(map(has_check, leaves(lowering.steps[commit:]))):
         return None
     hidden = _hidden(graph, lowering, slots)
+    if signals is not None:
+        lowering.declare("signals", signals.dtype, READY // 8 + len(graph.outputs))
+        slots["signals"], hidden = ("hidden", len(hidden)), (*hidden, signals)
     buffers, arena = plan(lowering, slots)
-    program = Program(buffers, tuple(lowering.steps), commit, arena, tuple(range(len(lowering.failures))))
+    program = Program(buffers, tuple(lowering.steps), commit, arena, tuple(range(len(lowering.failures))),
+                      lowering.numbers.get("signals", -1))
     return Built(program, graph, tuple(lowering.failures), hidden)
 
 

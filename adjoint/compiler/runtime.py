@@ -81,11 +81,15 @@ class Machine:
 def emit_poll(module: ir.Module, machine: Machine) -> None:
     """i1 adjoint_poll(control):
 
-    Is this call cancelled? The owner looks for Python's signals when its deadline has passed.
+    Is this call cancelled? By its Signals, if it has some; the owner looks for Python's when its deadline has passed.
     """
     c = Routine(module, "adjoint_poll", I1, PTR)
     control, = c.args
     with c.when(c.test("!=", c.get(control, at.CANCEL, order="acquire")), likely=False):
+        c.give(1)
+    words = c.get(control, at.SIGNALS, PTR)
+    with c.when(c.test("!=", words), likely=False), c.when(c.test("!=", c.get(words, order="monotonic")), likely=False):
+        c.put(control, at.CANCEL, 1, order="release")
         c.give(1)
     now = machine.ticks(c)
     with c.when(c.test("<", now, c.get(control, at.DEADLINE, order="monotonic")), likely=True):
@@ -347,6 +351,8 @@ def emit_module(triple: str, layout: Layout | None) -> ir.Module:
     emit_run_for(module)
     clock = Routine(module, "adjoint_ticks", I64)
     clock.give(machine.ticks(clock))
+    read = Routine(module, "adjoint_read", I64, PTR)        # a word that another thread stores, and all that was stored before it
+    read.give(read.get(read.args[0], order="acquire"))
     if layout is not None:
         emit_entry(module, layout)
     return module
@@ -365,6 +371,7 @@ class Runtime:
         self.worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(code["adjoint_worker"])
         self.wake = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2)(code["adjoint_wake"])
         self._ticks = ctypes.PYFUNCTYPE(ctypes.c_int64)(code["adjoint_ticks"])
+        self.read = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(code["adjoint_read"])
         rate = self._ticks_per_second()
         self.put(at.SPIN_TICKS, int(rate * SPIN_SECONDS))
         self.put(at.POLL_TICKS, int(rate * POLL_SECONDS))
@@ -417,7 +424,7 @@ def compile_runtime() -> bytes:
 def runtime() -> Runtime:
     """The runtime of this process, made at the first compiled call."""
     exports = ["adjoint_state", "adjoint_poll", "adjoint_barrier", "adjoint_worker", "adjoint_wake",
-               "adjoint_run_for", "adjoint_ticks"]
+               "adjoint_run_for", "adjoint_ticks", "adjoint_read"]
     name = cache_files.key("runtime", repr(layout()))
     image = cache_files.fetch(name)
     if image is None:

@@ -8,7 +8,7 @@ May import: control, irtext, loops, steps. Read next: llvm.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import control as at
@@ -98,10 +98,14 @@ def load_pointer(out: Inserted | Writer, table: str, number: int) -> str:
 
 
 class ProgramWriter:
-    """`i64 program(ptr buffers, i64 thread, i64 threads, ptr control)`."""
+    """`i64 program(ptr buffers, i64 thread, i64 threads, ptr control)`.
 
-    def __init__(self, text: ModuleText, program: Program, items: Sequence[Item], commit: int) -> None:
-        self.text, self.program, self.items, self.commit = text, program, items, commit
+    finished: for programs with Signals, the outputs that each item writes last; they look at the flag that cancels behind every item.
+    """
+
+    def __init__(self, text: ModuleText, program: Program, items: Sequence[Item], commit: int,
+                 finished: Mapping[int, Sequence[int]] | None = None) -> None:
+        self.text, self.program, self.items, self.commit, self.finished = text, program, items, commit, finished
         self.out = Writer(text, "program", "i64", "ptr %buffers, i64 %thread, i64 %threads, ptr %control", linkage="")
         self.barrier = text.declare("adjoint_barrier", "i64", "ptr, i64")
         self.poll = text.declare("adjoint_poll", "i1", "ptr")
@@ -114,9 +118,14 @@ class ProgramWriter:
         if any(isinstance(buffer, Window) for buffer in self.program.buffers):
             self._own_table()
         self.scratch = load_pointer(out, self.table, len(self.program.buffers))
-        self._sequence(self.items, self.commit)
-        if self.commit == len(self.items) and self.items:
-            self._between(self.items[-1], True)
+        if self.finished is not None:
+            self.words = load_pointer(out, self.table, self.program.signals)
+            self._on_first(lambda: self._set_signals(self.words))
+        self._sequence(self.items, self.commit, self.finished)
+        if self.items and (self.commit == len(self.items) or self.finished is not None):
+            self._between(self.items[-1], self.commit == len(self.items), late=self.commit < len(self.items))
+        self._publish(len(self.items) - 1)
+        self._publish(-1)
         out.do("ret i64 0")
         self.text.texts.append(out.finish())
 
@@ -129,15 +138,19 @@ class ProgramWriter:
 
     # -- sequences of steps, walked by all threads --------------------------------------------------------------------
 
-    def _sequence(self, items: Sequence[Item], commit: int) -> None:
-        """Items in order; commit: before which of them nothing may fail any more (len(items) or more: none)."""
+    def _sequence(self, items: Sequence[Item], commit: int, finished: Mapping[int, Sequence[int]] | None = None) -> None:
+        """Items in order; commit: before which of them nothing may fail any more (len(items) or more: none); finished: see above."""
         joined = ""                                           # where the other threads wait while the first runs alone
         for number, item in enumerate(items):
             wait, look = self._needs(items, number, commit)
+            if finished is not None and number:
+                wait, look = wait or number - 1 in finished, look or number <= commit
             if joined and (wait or look or item.parallel or number == commit):
                 joined = self._join(joined)
             if wait or look:
                 self._between(items[number - 1], look, late=number > commit)
+            if finished is not None and number:
+                self._publish(number - 1)
             if number == commit:
                 self._commit()
             self.late = self.late or number >= commit
@@ -172,6 +185,8 @@ class ProgramWriter:
         together, alone, after = out.fresh("together"), out.fresh("alone"), out.fresh("after")
         out.branch(self.many, together, alone)
         out.enter(together)
+        if look and self.finished is not None:
+            out.do(f"call i1 {self.poll}(ptr %control)")
         answer = out.op(f"call i64 {self.barrier}(ptr %control, i64 %threads)")
         out.jump(after)
         out.enter(alone)
@@ -194,21 +209,47 @@ class ProgramWriter:
         """-1 if a single thread was cancelled, else the status."""
         out = self.out
         state = out.op("load i64, ptr %control, align 8")
-        if before.cost < POLL_COST and isinstance(before, Step):
+        if before.cost < POLL_COST and isinstance(before, Step) and self.finished is None:
             return state
         cancelled = out.op(f"call i1 {self.poll}(ptr %control)")
         return out.op(f"select i1 {cancelled}, i64 {at.CANCELLED}, i64 {state}")
 
     def _commit(self) -> None:
         """From here nothing may fail: the owner looks for no signal any more."""
+        def close() -> None:
+            place = self.out.op(f"getelementptr i8, ptr %control, i64 {at.DEADLINE}")
+            self.out.do(f"store i64 {at.UNTIL_NEVER}, ptr {place}, align 8")
+            if self.finished is not None:
+                self._set_signals("null")
+        self._on_first(close)
+
+    def _on_first(self, write: Callable[[], None]) -> None:
+        """What `write` writes is done by the first thread, which owns the call."""
         out = self.out
         owner, go = out.fresh("owner"), out.fresh("go")
         out.branch(self.first, owner, go)
         out.enter(owner)
-        place = out.op(f"getelementptr i8, ptr %control, i64 {at.DEADLINE}")
-        out.do(f"store i64 {at.UNTIL_NEVER}, ptr {place}, align 8")
+        write()
         out.jump(go)
         out.enter(go)
+
+    # -- signals ------------------------------------------------------------------------------------------------------
+
+    def _set_signals(self, words: str) -> None:
+        """Where a poll looks for the flag that cancels."""
+        place = self.out.op(f"getelementptr i8, ptr %control, i64 {at.SIGNALS}")
+        self.out.do(f"store ptr {words}, ptr {place}, align 8")
+
+    def _publish(self, item: int) -> None:
+        """Say that the outputs which an item writes last are finished; all threads have left the item."""
+        outputs = (self.finished or {}).get(item, ())
+
+        def store() -> None:
+            for output in outputs:
+                place = self.out.op(f"getelementptr i8, ptr {self.words}, i64 {at.READY + 8 * output}")
+                self.out.do(f"store atomic i64 1, ptr {place} release, align 8")
+        if outputs:
+            self._on_first(store)
 
     # -- items --------------------------------------------------------------------------------------------------------
 
