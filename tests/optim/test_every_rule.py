@@ -156,6 +156,7 @@ WRONG = {
     "warm restarts": (lambda: schedules.warm_restarts(0.1, 5, multiple=1.5), "multiple is 1.5, expected a whole number"),
     "one cycle": (lambda: schedules.one_cycle(0.1, 2), "steps is 2, expected a whole number >= 3"),
     "one cycle, rise": (lambda: schedules.one_cycle(0.1, 10, rise=1.0), "rise is 1.0"),
+    "one cycle, no rise": (lambda: schedules.one_cycle(0.1, 4, rise=0.25), "the rise of 0.25 times 4 updates is no more than one"),
     "one cycle, shape": (lambda: schedules.one_cycle(0.1, 10, shape="round"), "shape is 'round', expected 'cosine' or 'linear'"),
     "cyclic": (lambda: schedules.cyclic(0.1, 1.0, -3), "cyclic: steps is -3"),
     "cyclic, mode": (lambda: schedules.cyclic(0.1, 1.0, 3, mode="square"), "mode is 'square'"),

@@ -5,9 +5,11 @@ import importlib.util
 import numpy as np
 import pytest
 
+import adjoint as ad
 from adjoint import nn, optim
 from adjoint.errors import ConfigError, DtypeError, NonFiniteError
-from adjoint.optim.line_search import Point, strong_wolfe
+from adjoint.optim.lbfgs import _Pairs
+from adjoint.optim.line_search import Point, _between, strong_wolfe, sufficient
 
 RNG = np.random.default_rng(6)
 ROOT = RNG.normal(size=(15, 15))
@@ -44,6 +46,75 @@ def test_why_it_ended():
     assert digits.reason in ("rounding", "gradient") and digits.gradient_norm < 1e-3
     kink = optim.minimize(lambda x: np.sum(np.abs(x - 1.0)) + 0.1 * np.sum(np.abs(x)), np.array([3.0, -0.3]))
     np.testing.assert_allclose(kink.x, 1.0, atol=1e-6)
+
+
+def test_two_loops_are_the_matrix_they_stand_for():
+    """H <- V^T H V + rho s s^T, V = I - rho y s^T, from (s.y / y.y) I of the newest pair, over the last `history` pairs."""
+    pairs, steps, g = _Pairs(3), RNG.normal(size=(5, 15)), RNG.normal(size=15)
+    np.testing.assert_array_equal(pairs.times(g), g)
+    for s in steps:
+        pairs.add(s, MATRIX @ s)
+    pairs.add(steps[0], -MATRIX @ steps[0])                                  # no curvature of a bowl: it is left out
+    pairs.add(np.ones(2), np.array([1.0, -1.0 + 1e-11]))                     # next to none: too
+    last = MATRIX @ steps[-1]
+    h = np.eye(15) * (steps[-1] @ last) / (last @ last)
+    for s in steps[-3:]:
+        y = MATRIX @ s
+        rho = 1.0 / (s @ y)
+        v = np.eye(15) - rho * np.outer(y, s)
+        h = v.T @ h @ v + rho * np.outer(s, s)
+    np.testing.assert_allclose(pairs.times(g), h @ g, rtol=1e-9)
+    np.testing.assert_allclose(pairs.times(last), steps[-1], rtol=1e-9)      # the secant equation
+    assert g is not pairs.times(g) and len(pairs.kept) == 3
+
+
+def test_the_first_step_and_the_counts():
+    """Its length is min(1, 1 / |g|_1); a parabola of one variable is at its minimum after two."""
+    def watched(seen, function):
+        return lambda x: (seen.append(float(ad.stop_gradient(x)[0])), function(x))[1]
+    seen, small = [], []
+    found = optim.minimize(watched(seen, lambda x: np.sum((x - 3.0) ** 2)), np.zeros(1), compiled=False)
+    assert seen[:2] == [0.0, 1.0] and found.evaluations == len(seen)
+    assert found.iterations == len(found.values) - 1 and found.values[0] == 9.0 and found.value == found.values[-1]
+    optim.minimize(watched(small, lambda x: 0.01 * np.sum(x * x)), np.ones(1), compiled=False)
+    assert small[:2] == [1.0, 1.0 - 0.02]
+    for tolerance, reason in ((0.0, "gradient"), (1e-3, "decrease")):
+        one = optim.minimize(lambda x: np.sum(x ** 4) + 1.0, np.ones(1), decrease_tolerance=tolerance, compiled=False)
+        assert one.reason == reason and one.converged and one.iterations == len(one.values) - 1
+        drops = -np.diff(one.values) / np.array(one.values[:-1])             # all values are above 1
+        assert tolerance == 0.0 or (drops[-1] <= tolerance and (drops[:-1] > tolerance).all())
+
+
+def test_a_bracket_is_cut_where_the_cubic_is_lowest():
+    """Any cubic is met exactly from both ends, either way round; a tenth of the bracket is kept; without a minimum the middle."""
+    cubic, slope = (lambda a: a ** 3 - 2.0 * a * a + 0.3 * a), (lambda a: 3.0 * a * a - 4.0 * a + 0.3)
+    lowest = (4.0 + np.sqrt(16.0 - 3.6)) / 6.0
+    at = lambda a: Point(a, cubic(a), slope(a), None)
+    for low, high in ((0.5, 2.0), (2.0, 0.5), (0.2, 1.5)):
+        assert _between(at(low), at(high)) == pytest.approx(lowest, rel=1e-12)
+    assert _between(at(0.0), at(1.26)) == pytest.approx(0.9 * 1.26) and _between(at(2.0), at(1.25)) == pytest.approx(1.325)
+    line = lambda a: Point(a, -a, -1.0, None)
+    assert _between(line(0.0), line(4.0)) == 2.0 or 0.4 <= _between(line(0.0), line(4.0)) <= 3.6
+    assert _between(at(1.0), Point(3.0, np.inf, np.nan, None)) == 2.0
+
+
+def test_sufficient_decrease_where_the_digits_end():
+    start = Point(0.0, 1e6, -1e-3, None)
+    assert sufficient(Point(1.0, 1e6, -1e-4, None), start)                   # as high to the last digit, and less steep
+    assert sufficient(Point(1.0, 1e6 + 5e-8, 0.0, None), start) and not sufficient(Point(1.0, 1e6 + 1e-7, 0.0, None), start)
+    assert not sufficient(Point(1.0, 1e6, 0.9999e-3, None), start)           # as steep upwards: beyond the minimum
+    plain = Point(0.0, 1.0, -1.0, None)
+    assert sufficient(Point(0.5, 1.0 - 0.5e-4, 9.0, None), plain) and not sufficient(Point(0.5, 1.0 - 0.49e-4, 0.0, None), plain)
+
+
+def test_a_search_gives_up_and_says_so():
+    """A slope that never ends: 30 evaluations, each twice as far; a function that only rises: nothing lower is found."""
+    lengths = []
+    endless = lambda a: lengths.append(a) or Point(a, -a, -1.0, None)
+    found, wolfe = strong_wolfe(endless, Point(0.0, 0.0, -1.0, None), 1.0)
+    assert not wolfe and lengths == [2.0 ** k for k in range(30)] and found.length == 2.0 ** 29
+    wrong, wolfe = strong_wolfe(lambda a: Point(a, a, 1.0, None), Point(0.0, 0.0, -1.0, None), 1.0)
+    assert not wolfe and wrong.length == 0.0
 
 
 def test_what_overflows_on_the_way_is_too_far():

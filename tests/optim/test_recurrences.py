@@ -128,6 +128,54 @@ def test_lion():
     agree(course(optim.lion(0.01, weight_decay=0.1))[0], written(recurrence))
 
 
+def test_lion_with_other_betas_decays_what_it_is_told_to():
+    tree, rule = {"b": START[0], "w": START}, optim.lion(0.01, beta1=0.5, beta2=0.7, weight_decay=0.1, where=optim.matrices)
+    state, expected, means = rule.init(tree), dict(tree), {name: np.zeros_like(x) for name, x in tree.items()}
+    for g in RNG.normal(size=(5, 6, 4)):
+        gradients = {"b": g[0], "w": g}
+        updates, state = rule.update(gradients, state, tree)
+        tree = optim.apply_updates(tree, updates)
+        for name, x in expected.items():
+            decay = 0.1 * x if name == "w" else 0.0
+            expected[name] = x - 0.01 * (np.sign(0.5 * means[name] + 0.5 * gradients[name]) + decay)
+            means[name] = 0.7 * means[name] + 0.3 * gradients[name]
+            np.testing.assert_allclose(tree[name], expected[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("beta, nesterov, steps", [(0.5, True, 5), (0.8, False, 3), (0.0, False, 1)])
+def test_muon_with_other_options(beta, nesterov, steps):
+    """On a wide matrix, by its singular values; with a step of zero there is nothing to make orthogonal, and no NaN."""
+    rule, v = optim.scale_by_muon(beta, nesterov=nesterov, steps=steps), np.zeros((4, 6))
+    state = rule.init(v)
+    for g in RNG.normal(size=(4, 4, 6)):
+        v = beta * v + (1 - beta) * g
+        left, s, right = np.linalg.svd((1 - beta) * g + beta * v if nesterov else v, full_matrices=False)
+        s = s / np.sqrt(np.sum(s * s))
+        for _ in range(steps):
+            s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
+        u, state = rule.update(g, state, None)
+        np.testing.assert_allclose(u, (left * s) @ right, rtol=1e-9, atol=1e-12)
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(rule.update(np.zeros((3, 2)), rule.init(np.zeros((3, 2))), None)[0], 0.0)
+
+
+def test_muon_is_its_parts():
+    tree = {"bias": START[0], "weight": START}
+    whole = optim.muon(0.02, momentum=0.6, weight_decay=0.1, others=optim.sgd(0.5))
+    parts = optim.chain(optim.scale_by_muon(0.6), optim.add_weight_decay(0.1), optim.scale_by_learning_rate(0.02))
+    state, own = whole.init(tree), parts.init(START)
+    for g in RNG.normal(size=(3, 6, 4)):
+        updates, state = whole.update({"bias": g[0], "weight": g}, state, tree)
+        expected, own = parts.update(g, own, START)
+        np.testing.assert_array_equal(updates["weight"], expected)
+        np.testing.assert_array_equal(updates["bias"], -0.5 * g[0])
+    turned = optim.muon(0.02, where=lambda name, x: name == "a", others=optim.sgd(0.5))
+    pair = {"a": START, "b": START}
+    updates, _ = turned.update(pair, turned.init(pair), pair)
+    np.testing.assert_array_equal(updates["b"], -0.5 * START)
+    assert not np.allclose(updates["a"], updates["b"])
+
+
 def test_muon():
     """Newton-Schulz on the singular values: X keeps its singular vectors, each value s follows a s + b s^3 + c s^5."""
     def recurrence():
@@ -175,6 +223,31 @@ def test_schedule_free_adamw():
     expected = written(recurrence)
     agree(found, expected[:, 0])
     np.testing.assert_allclose(optim.evaluation_parameters(state, found[-1]), expected[-1, 1], rtol=1e-10)
+
+
+def test_schedule_free_with_every_option():
+    """Another beta1 and epsilon, a rate that falls (and begins at 0), decay of matrices alone."""
+    beta1, beta2, epsilon = 0.7, 0.9, 0.05
+    rule = optim.schedule_free_adamw(schedules.piecewise([1, 3], [0.0, 0.1, 0.02]), beta1=beta1, beta2=beta2, epsilon=epsilon,
+                                     weight_decay=0.2, where=optim.matrices)
+    tree = {"b": START[0], "w": START}
+    state, gradients = rule.init(tree), RNG.normal(size=(6, 6, 4))
+    expected = {name: [x, x, np.zeros_like(x)] for name, x in tree.items()}
+    total = 0.0
+    for t, g in enumerate(gradients):
+        updates, state = rule.update({"b": g[0], "w": g}, state, tree)
+        gamma = (0.0, 0.1, 0.1, 0.02, 0.02, 0.02)[t] * np.sqrt(1 - beta2 ** (t + 1))
+        total += gamma ** 2
+        c = gamma ** 2 / total if total else 0.0
+        for name, (x, z, v) in expected.items():
+            own, y = g[0] if name == "b" else g, (1 - beta1) * z + beta1 * x
+            np.testing.assert_allclose(tree[name], y, rtol=1e-12)
+            v = beta2 * v + (1 - beta2) * own ** 2
+            z = z - gamma * (own / (np.sqrt(v) + epsilon) + (0.2 * y if name == "w" else 0.0))
+            expected[name] = [(1 - c) * x + c * z, z, v]
+        tree = optim.apply_updates(tree, updates)
+    for name, (x, *_) in expected.items():
+        np.testing.assert_allclose(optim.evaluation_parameters(state, tree)[name], x, rtol=1e-12)
 
 
 def test_amsgrad_of_the_paper():
@@ -256,6 +329,42 @@ def test_accumulation_is_the_step_of_the_whole_batch(every):
         whole = optim.apply_updates(whole, updates)
         np.testing.assert_allclose(parts, whole, rtol=1e-12, atol=1e-14)
     assert state.inner[0].count == 4 and state.count == 0 and not np.any(state.total)
+
+
+def test_the_best_iterate_is_the_first_of_the_lowest_in_its_own_dtype():
+    best = optim.best_of({"a": np.ones(2, np.float32), "b": 3.0})
+    for value, x in ((2.0, 1.0), (1.0, 2.0), (1.0, 3.0), (4.0, 5.0), (np.nan, 6.0)):
+        best = optim.keep_best(best, np.float32(value), {"a": np.full(2, x, np.float32), "b": x})
+    assert best.value == 1.0 and best.value.dtype == np.float64 and best.parameters["b"] == 2.0
+    assert best.parameters["a"].tolist() == [2.0, 2.0] and best.parameters["a"].dtype == np.float32
+
+
+def test_a_plateau_of_losses_below_zero_and_of_nan():
+    """Improvement is measured beside |best|; NaN is none; the best stays when the rate falls, and the waiting starts anew."""
+    state, rates = optim.sgd(optim.plateau(1.0, patience=2, factor=2.0, tolerance=0.1, minimum=0.3)).init(np.zeros(1)), []
+    for loss in (-10.0, -10.5, -10.9, -12.0, np.nan, np.nan, -13.0, -13.3, -20.0, -1.0, -1.0, -1.0, -1.0):
+        state = optim.observe(state, loss)
+        rates.append(float(optim.rate_now(state)))
+    assert rates == [1.0, 1.0, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
+
+
+def test_a_plateau_is_found_wherever_it_stands_in_a_state():
+    rule = optim.partition(optim.matrices, optim.accumulate(optim.adam(optim.plateau(1.0, patience=1)), 2), optim.sgd(0.1))
+    state = rule.init({"w": START, "b": START[0]})
+    for held in (state, {"one": (state,), "two": None}, [3, state]):
+        for loss in (1.0, 2.0):
+            held = optim.observe(held, loss)
+        assert optim.rate_now(held) == 0.1 and optim.rate_now(state) == 1.0
+    assert optim.rate_now({"a": [1, (2,)]}) is None
+
+
+def test_a_centered_square_is_never_below_zero():
+    """A constant gradient: its variance is a rounding, of either sign."""
+    rule = optim.rmsprop(0.1, beta=0.9, centered=True)
+    state = rule.init(np.zeros(1000, np.float32))
+    for _ in range(60):
+        updates, state = rule.update(np.linspace(0.1, 7.0, 1000, dtype=np.float32), state, None)
+        assert np.isfinite(updates).all()
 
 
 def test_nearest_points():
