@@ -18,6 +18,7 @@ import numpy as np
 
 from . import nn, optim
 from .data import Dataset, load_digits, load_fashion_mnist
+from .distributed.launch import HANG_SECONDS
 from .distributed.launch import launch as launched
 from .errors import AdjointError, ConfigError, explain
 from .insight.report import write_report
@@ -169,13 +170,19 @@ def _train(recipe: Recipe, dataset: Dataset, folder: RunFolder, resume: bool) ->
 
 
 @adjoint.command(context_settings={"ignore_unknown_options": True})
-@click.option("-n", "ranks", type=click.IntRange(1), required=True, help="Ranks (processes).")
-@click.option("--max-restarts", type=click.IntRange(0), default=0, show_default=True, help="Start the world again when a rank dies.")
+@click.option("-n", "ranks", type=click.IntRange(1), required=True, help="Ranks (processes) in all.")
+@click.option("--nnodes", "nodes", type=click.IntRange(1), default=None, help="Machines, as many ranks on each.  [default: all named]")
 @click.option("--hosts", default=None, help="Machines reached by ssh, with commas between; messages are not encrypted.")
+@click.option("--max-restarts", type=click.IntRange(0), default=0, show_default=True, help="Start the world again when a rank dies.")
+@click.option("--hang-seconds", type=click.FloatRange(0, min_open=True), callback=_finite, default=HANG_SECONDS, show_default=True,
+              help="Name a rank that others wait for so long, and end the world.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True)
-def launch(ranks: int, max_restarts: int, hosts: str | None, program: tuple[str, ...]) -> None:
-    """Run a Python PROGRAM on several ranks, through mpiexec."""
-    sys.exit(launched(program, ranks=ranks, max_restarts=max_restarts, hosts=hosts, say=click.echo))
+def launch(program: tuple[str, ...], **options: Any) -> None:
+    """Run a Python PROGRAM on several ranks, through mpiexec.
+
+    Status: 0 finished, 124 a rank hangs, 130 after Ctrl-C, else the program's own.
+    """
+    sys.exit(launched(program, **options, say=click.echo))
 
 
 def main() -> None:

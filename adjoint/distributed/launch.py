@@ -1,27 +1,28 @@
-"""adjoint launch: start a world of ranks through mpiexec, relay its output and Ctrl-C, start it again when a rank dies.
+"""adjoint launch: start a world of ranks through mpiexec, relay its output and Ctrl-C, start it again when a rank dies or hangs.
 
 Invariant: the launcher computes nothing and imports no MPI; when it ends, no rank is left. Messages between ranks are not encrypted.
-May import: errors, settings. Read next: world.py.
+May import: errors, settings, status, watch. Read next: watch.py.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 from ..errors import ConfigError, explain
-from ..settings import GENERATION, integer
+from ..settings import GENERATION, LAUNCH, integer
+from . import status
+from .watch import HUNG, INTERRUPTED, TERMINATED, watched
 
-INTERRUPTED = 130
-GRACE = 10.0            # seconds that ranks have to save and end after Ctrl-C, before they are killed
+HANG_SECONDS = 300.0
+NOT_FINISHED = 1            # status where mpiexec reports success and rank 0 has not ended its program
+ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")      # set where a resource manager tells mpiexec its machines
 
 
 def generation() -> int:
@@ -42,86 +43,79 @@ def mpiexec() -> str:
     return found
 
 
-def _arguments(launcher: str, ranks: int, hosts: str | None) -> list[str]:
-    """What the launcher is called with, so that each line of output says its rank."""
-    about = subprocess.run([launcher, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-    if "Open MPI" in about or "OpenRTE" in about:
-        return [launcher, "--oversubscribe", "--tag-output", *(["--host", hosts] if hosts else []), "-n", str(ranks)]
-    return [launcher, "-prepend-rank", *(["-hosts", hosts] if hosts else []), "-n", str(ranks)]
+@functools.lru_cache(4)
+def is_open_mpi(launcher: str) -> bool:
+    """Whether an mpiexec is Open MPI's. Raises ConfigError where it does not run."""
+    try:
+        said = subprocess.run([launcher, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(explain(f"launch: {launcher} does not run: {str(error)[:200]}", where="",
+                                  remedy="Install a runtime beside Python: pip install 'adjoint[mpi]'.")) from error
+    return "Open MPI" in said or "OpenRTE" in said
 
 
-_TAGGED = re.compile(r"\[(?:\d+,)?(\d+)\](?:<std\w+>:)? ?(.*)", re.DOTALL)
+def arguments(launcher: str, ranks: int, nodes: int, hosts: Sequence[str]) -> list[str]:
+    """What mpiexec is called with, so that each line of output says its rank, and every machine gets as many ranks."""
+    each = ranks // nodes
+    if is_open_mpi(launcher):
+        # Bound to cores, the first rank of every world would have the same one.
+        named = ["--host", ",".join(f"{host}:{each}" for host in hosts)] if hosts else []
+        exported = [word for name in (GENERATION, LAUNCH) for word in ("-x", name)]
+        return [launcher, "--oversubscribe", "--bind-to", "none", "--tag-output", *named, *exported, "-n", str(ranks)]
+    return [launcher, "-prepend-rank", *(["-hosts", ",".join(hosts)] if hosts else []), *(["-ppn", str(each)] if nodes > 1 else []),
+            "-n", str(ranks)]
 
 
-def relayed(line: str) -> str:
-    """A line of output as it is shown: rank 0's as it is, another's with its rank before it.
-
-    >>> relayed("[0] loss 0.5"), relayed("[3] loss 0.5"), relayed("[1,2]<stdout>: hello"), relayed("a line of mpiexec")
-    ('loss 0.5', 'rank 3: loss 0.5', 'rank 2: hello', 'a line of mpiexec')
-    """
-    found = _TAGGED.fullmatch(line)
-    if found is None:
-        return line
-    rank, text = found.groups()
-    return text if rank == "0" else f"rank {rank}: {text}"
-
-
-def launch(program: Sequence[str], *, ranks: int, max_restarts: int = 0, hosts: str | None = None,
-           say: Callable[[str], None] = print) -> int:
-    """Run `python program...` on every rank until the world has ended; the status: 0, 130 after Ctrl-C, else that of the last world.
-
-    A world in which a rank dies is ended as a whole, and started again at most max_restarts times with `generation()` one higher: the
-    program then resumes from what it saved. hosts: names with commas between, reached by ssh; traffic between them is not encrypted.
-    """
-    if ranks < 1 or max_restarts < 0:
-        raise ConfigError(explain(f"launch: {ranks} ranks, {max_restarts} restarts.", where="",
+def _check(program: Sequence[str], ranks: int, nodes: int, hosts: Sequence[str], max_restarts: int, hang_seconds: float) -> None:
+    if ranks < 1 or max_restarts < 0 or not hang_seconds > 0:
+        raise ConfigError(explain(f"launch: {ranks} ranks, {max_restarts} restarts, {hang_seconds:g} s until a rank hangs.", where="",
                                   remedy="At least one rank: adjoint launch -n 4 train.py."))
+    if nodes < 1 or ranks % nodes:
+        raise ConfigError(explain(f"launch: {ranks} ranks cannot be dealt evenly to {nodes} machines.", where="",
+                                  remedy="Choose -n as a multiple of --nnodes."))
+    if len(hosts) < nodes and (hosts or nodes > 1) and not any(os.environ.get(name) for name in ALLOCATIONS):
+        raise ConfigError(explain(f"launch: {nodes} machines are asked for, {len(hosts)} are named.", where="",
+                                  remedy="Name them: --hosts a,b,c (reached by ssh), or start inside an allocation of Slurm, PBS or LSF."))
     if not program or not Path(program[0]).is_file():
         raise ConfigError(explain(f"launch: there is no program {program[0] if program else ''!r}.", where="",
                                   remedy="Name a Python file: adjoint launch -n 4 train.py."))
-    command = [*_arguments(mpiexec(), ranks, hosts), sys.executable, *program]
-    status = 0
-    for start in range(max_restarts + 1):
-        status = _one_world(command, start, say)
-        if status in (0, INTERRUPTED) or start == max_restarts:
-            break
-        say(f"launch: a rank has ended with status {status}; starting the world again ({start + 1} of {max_restarts})")
-    return status
 
 
-def _relay(stream: IO[str], say: Callable[[str], None]) -> None:
-    """Say every line until the stream ends."""
-    with stream:
-        for line in stream:
-            say(relayed(line.rstrip("\n")))
+def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, hosts: str | None = None, max_restarts: int = 0,
+           hang_seconds: float = HANG_SECONDS, say: Callable[[str], None] = print) -> int:
+    """Run `python program...` on every rank until the world has ended; the status.
 
-
-def _one_world(command: list[str], start: int, say: Callable[[str], None]) -> int:
-    """One world, from its start to its end. Ctrl-C is handed on once, the second kills."""
-    environment = {**os.environ, GENERATION: str(start)}
-    world = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                             start_new_session=True)
-    reader = threading.Thread(target=_relay, args=(world.stdout, say), daemon=True)
-    reader.start()
-    interrupted = False
-    try:
-        while True:
-            try:
-                status = world.wait()
+    A world in which a rank dies is ended as a whole, and started again at most max_restarts times with `generation()` one higher: the
+    program then resumes from what it saved. hosts: names with commas between, reached by ssh, of which the first `nodes` (default: all)
+    are used; a machine whose rank has hung is left out of the next world if another is left. A rank hangs if others wait in a collective
+    that it has not entered, and nothing moves for hang_seconds.
+    Status: 0 finished, and rank 0 has written its completion record; 1 not finished, or an error of the launcher; 124 a rank hangs; 130
+    after Ctrl-C, 143 after SIGTERM, once every rank has saved and ended; else that of the last world, which is the program's own, or
+    the signal that killed a rank (9 under MPICH, 137 under Open MPI). Raises ConfigError.
+    """
+    named = [name.strip() for name in (hosts or "").split(",") if name.strip()]
+    nodes = nodes if nodes is not None else max(1, len(named))
+    _check(program, ranks, nodes, named, max_restarts, hang_seconds)
+    if named:
+        say(f"launch: {ranks} ranks on {', '.join(named[:nodes])}; what they send each other is not encrypted: trust the network")
+    launcher, ended = mpiexec(), 0
+    with tempfile.TemporaryDirectory(prefix="adjoint-launch-") as folder:
+        for start in range(max_restarts + 1):
+            command = [*arguments(launcher, ranks, nodes, named[:nodes]), sys.executable, *program]
+            ended, hung = watched(command, Path(folder), start, ranks, hang_seconds, say, signals_ranks=is_open_mpi(launcher))
+            ended = _judged(ended, Path(folder), say)
+            if ended in (0, INTERRUPTED, TERMINATED) or start == max_restarts:
                 break
-            except KeyboardInterrupt:
-                if interrupted:
-                    break
-                interrupted = True
-                world.send_signal(signal.SIGINT)
-                try:
-                    status = world.wait(GRACE)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-    finally:
-        if world.poll() is None:
-            os.killpg(world.pid, signal.SIGKILL)
-            status = world.wait()
-        reader.join(GRACE)
-    return INTERRUPTED if interrupted else status if status >= 0 else 128 - status
+            if len(usable := [name for name in named if name not in hung]) >= nodes:
+                named = usable
+            what = "a rank hangs" if ended == HUNG else f"a rank has ended with status {ended}"
+            say(f"launch: {what}; starting the world again ({start + 1} of {max_restarts})")
+    return ended
+
+
+def _judged(ended: int, folder: Path, say: Callable[[str], None]) -> int:
+    """The status of a world: success only if rank 0, where it could be seen, has written its completion record."""
+    if ended == 0 and any(place.rank == 0 for place in status.places(folder)) and not (folder / status.COMPLETED).exists():
+        say("launch: mpiexec reports success, but rank 0 has not ended its program")
+        return NOT_FINISHED
+    return ended

@@ -7,10 +7,12 @@ May import: errors, settings. Read next: launch.py, which names the rank that ha
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import functools
 import mmap
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 from ..settings import LAUNCH, text
 
 LENGTH = 512            # bytes of a page
+ASKS = getattr(signal, "SIGUSR1", None)         # the signal that asks a rank for its Python stack
 COMPLETED = "completed"
 _PAGE = re.compile(r"rank-(\d+)")
 
@@ -51,6 +54,9 @@ class _Page:
             self.memory = mmap.mmap(file.fileno(), LENGTH)
         self.depth = self.entered = 0
         self.last, self.folder, self.rank = ("", ""), folder, rank
+        if ASKS is not None:
+            self.stack = (folder / f"stack-{rank}").open("w")
+            faulthandler.register(ASKS, self.stack)
         self.about = f"{socket.gethostname()}\t{os.getpid()}\t{' '.join(_shared())}"
         self.write()
 
@@ -123,7 +129,7 @@ def noted(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        enter(function.__name__)
+        enter(function.__name__.removesuffix("_in_place"))
         try:
             return function(*arguments, **options)
         finally:

@@ -1,0 +1,225 @@
+"""One world under mpiexec, watched from its start to its end: output by rank, Ctrl-C and SIGTERM handed on, a rank that hangs named.
+
+Invariant: when `watched` returns or raises, no rank of this machine and no shared memory of the world is left.
+May import: settings, status. Read next: status.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from ..settings import GENERATION, LAUNCH
+from . import status
+from .status import Place
+
+INTERRUPTED, TERMINATED, HUNG = 130, 143, 124
+GRACE = 10.0            # seconds that ranks have to save and end after Ctrl-C, before they are killed
+LOOK = 0.05             # seconds between looks
+ANSWER = 0.3            # seconds that a rank has to write its stack
+MOST_LINES = 40         # of a stack
+_TAGGED = re.compile(r"\[(?:[^\[\],]*,)?(\d+)\](?:<std\w+>:)? ?(.*)", re.DOTALL)
+_SHARED = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.)[\w.-]+")
+_SET_DEATH_SIGNAL = 1   # prctl
+
+
+def relayed(line: str) -> str:
+    """A line of output as it is shown: rank 0's as it is, another's with its rank before it.
+
+    >>> relayed("[0] loss 0.5"), relayed("[3] loss 0.5"), relayed("[1,2]<stdout>: hello"), relayed("a line of mpiexec")
+    ('loss 0.5', 'rank 3: loss 0.5', 'rank 2: hello', 'a line of mpiexec')
+    """
+    found = _TAGGED.fullmatch(line)
+    if found is None:
+        return line
+    rank, text = found.groups()
+    return text if rank == "0" else f"rank {rank}: {text}"
+
+
+def hanging(places: list[Place]) -> tuple[list[Place], Place | None]:
+    """(ranks that keep others waiting, a rank that waits): those that have not entered the collective in which others are.
+
+    >>> waits = Place(0, 7, True, "all_reduce", "w..b", "a", 1, ())
+    >>> late = Place(1, 6, False, "all_reduce", "w..b", "b", 2, ())
+    >>> [place.rank for place in hanging([waits, late])[0]], hanging([late])[1]
+    ([1], None)
+    """
+    waiting = max((place for place in places if place.inside), key=lambda place: place.entered, default=None)
+    if waiting is None:
+        return [], None
+    behind = [place for place in places if place.entered < waiting.entered]
+    return behind or [place for place in places if not place.inside], waiting
+
+
+def accusation(places: list[Place], ranks: int, seconds: float) -> str:
+    """The sentence that names the ranks that hang, their hosts, and the collective that they have not entered.
+
+    >>> accusation([Place(0, 7, True, "all_reduce", "w..b", "a", 1, ()), Place(1, 6, False, "all_reduce", "w..b", "b", 2, ())], 2, 5.0)
+    'launch: nothing has moved for 5 s: rank 1 on b, process 2, has not entered all_reduce #7 (w..b), in which others wait'
+    """
+    guilty, waiting = hanging(places)
+    names = [f"rank {place.rank} on {place.host}, process {place.process}," for place in guilty]
+    names += [f"rank {rank}, of which nothing is seen from here," for rank in sorted(set(range(ranks)) - {place.rank for place in places})]
+    if not names:
+        return f"launch: nothing has moved for {seconds:.3g} s: every rank has entered {waiting}; the network between them may be cut"
+    return f"launch: nothing has moved for {seconds:.3g} s: {' and '.join(names)} has not entered {waiting}, in which others wait"
+
+
+def _stacks(guilty: list[Place], folder: Path, say: Callable[[str], None]) -> None:
+    """Say where in Python the ranks that hang are, if they still answer signals."""
+    here = {place.rank for place in _of_this_machine(folder)}
+    for place in guilty:
+        if place.rank in here:
+            os.kill(place.process, status.ASKS)
+            time.sleep(ANSWER)
+            stack = (folder / f"stack-{place.rank}").read_text(errors="replace").splitlines()
+            for line in stack[:MOST_LINES] or ["it does not answer: it is stopped, or inside a call that holds it"]:
+                say(f"launch: rank {place.rank}: {line}")
+
+
+def _relay(stream: IO[str], say: Callable[[str], None]) -> None:
+    """Say every line until the stream ends."""
+    with stream:
+        for line in stream:
+            say(relayed(line.rstrip("\n")))
+
+
+def _dies_with_us() -> None:
+    """Before mpiexec begins: let the system kill it when the launcher is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def _environment(folder: Path, start: int) -> dict[str, str]:
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if getattr(os, "geteuid", lambda: 1)() == 0 else {}
+    return {**allowed, **os.environ, GENERATION: str(start), LAUNCH: str(folder)}
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, noted in a list (in the main thread)."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def watched(command: list[str], folder: Path, start: int, ranks: int, hang_seconds: float, say: Callable[[str], None], *,
+            signals_ranks: bool = False) -> tuple[int, set[str]]:
+    """Run one world to its end: (status, hosts of ranks that hung). Ctrl-C is handed on once, the second kills.
+
+    signals_ranks: hand signals to the ranks of this machine themselves, since this mpiexec would end the world at once.
+    """
+    for path in folder.iterdir():
+        path.unlink()
+    with _noted_signals() as came:
+        world = subprocess.Popen(command, env=_environment(folder, start), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 errors="replace", start_new_session=True, preexec_fn=_dies_with_us)
+        reader = threading.Thread(target=_relay, args=(world.stdout, say), daemon=True)
+        reader.start()
+        hung: list[Place] | None = None
+        try:
+            hung = _until_it_ends(world, _Progress(folder, ranks, hang_seconds), came, say, signals_ranks)
+        finally:
+            _end(world, folder)
+            reader.join(GRACE)
+    if hung is not None:
+        return HUNG, {place.host for place in hung}
+    if came:
+        return 128 + came[0], set()
+    return (world.returncode if world.returncode >= 0 else 128 - world.returncode), set()
+
+
+class _Progress:
+    """Whether any rank moves: pages are looked at twenty times in the seconds after which a rank that others wait for is said to hang."""
+
+    def __init__(self, folder: Path, ranks: int, seconds: float):
+        self.folder, self.ranks, self.seconds = folder, ranks, seconds
+        self.seen: list = []
+        self.looked = self.moved = time.monotonic()
+
+    def stalled(self, now: float) -> list[Place] | None:
+        """The ranks, if one waits in a collective and none has moved for too long."""
+        if now - self.looked < self.seconds / 20:
+            return None
+        places = status.places(self.folder)
+        counts = [place[:3] for place in places]
+        self.looked = now
+        if counts != self.seen or not any(place.inside for place in places):
+            self.seen, self.moved = counts, now
+        return places if now - self.moved > self.seconds else None
+
+
+def _until_it_ends(world: subprocess.Popen, progress: _Progress, came: list[int], say: Callable[[str], None],
+                   signals_ranks: bool) -> list[Place] | None:
+    """Wait for the end of a world, or for the reason to end it: None, or the ranks that hang."""
+    handed, deadline = 0, math.inf
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            world.wait(LOOK)
+            return None
+        now = time.monotonic()
+        if len(came) > handed:
+            handed += 1
+            if handed > 1:
+                return None
+            deadline = now + GRACE
+            _hand_on(came[0], world, progress.folder if signals_ranks else None)
+        if now > deadline:
+            return None
+        if places := progress.stalled(now):
+            say(accusation(places, progress.ranks, now - progress.moved))
+            guilty = hanging(places)[0]
+            _stacks(guilty, progress.folder, say)
+            return guilty
+
+
+def _hand_on(number: int, world: subprocess.Popen, folder: Path | None) -> None:
+    places = _of_this_machine(folder) if folder else []
+    if not places:
+        world.send_signal(number)
+    for place in places:
+        os.kill(place.process, number)
+
+
+def _of_this_machine(folder: Path) -> list[Place]:
+    """Ranks that still run here: a process number alone may be another program's by now."""
+    found = []
+    for place in status.places(folder):
+        with contextlib.suppress(OSError):
+            if place.host == socket.gethostname() and f"{LAUNCH}={folder}".encode() in Path(f"/proc/{place.process}/environ").read_bytes():
+                found.append(place)
+    return found
+
+
+def _end(world: subprocess.Popen, folder: Path) -> None:
+    """Kill what is left of a world, and remove the shared memory that MPI leaves behind when a rank is killed."""
+    places = status.places(folder)
+    if world.poll() is None:
+        os.killpg(world.pid, signal.SIGKILL)
+        world.wait()
+    for place in _of_this_machine(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(place.process, signal.SIGKILL)
+    for name in {name for place in places if place.host == socket.gethostname() for name in place.shared}:
+        if _SHARED.fullmatch(name):
+            with contextlib.suppress(OSError):
+                os.unlink(f"/dev/shm/{name}")
