@@ -1,11 +1,13 @@
 """A simulated world: schedules run for all ranks at once under a virtual clock, on data or for their time alone.
 
-Invariant: time never depends on this machine. A transfer begins when both ends are free and takes latency + bytes / bandwidth.
+Invariant: time never depends on this machine. A transfer begins when both ends are free and takes latency + bytes / bandwidth, and
+the receiver of a round that combines then adds up what came.
 May import: errors, schedules. Read next: stragglers.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,14 +19,16 @@ from .schedules import NOBODY, Round
 
 @dataclass(frozen=True)
 class Links:
-    """The link of every rank, full duplex: latency in seconds, bandwidth in bytes per second of payload."""
+    """The link of every rank, full duplex: latency in seconds, bandwidth in bytes per second of payload, and how many bytes a second a
+    rank adds up when they have arrived."""
 
     latency: float
     bandwidth: float
+    adding: float = math.inf
 
     def __post_init__(self) -> None:
-        if not (self.latency >= 0 and self.bandwidth > 0):
-            raise ConfigError(explain(f"Links: latency {self.latency} s, bandwidth {self.bandwidth} bytes/s.",
+        if not (self.latency >= 0 and self.bandwidth > 0 and self.adding > 0):
+            raise ConfigError(explain(f"Links: latency {self.latency} s, bandwidth {self.bandwidth} bytes/s, adding {self.adding} bytes/s.",
                                       remedy="For instance Links(50e-6, 117.7e6): Ethernet of 1 Gbit/s."))
 
 
@@ -61,14 +65,16 @@ class Simulator:
         if each.to.min() != NOBODY and each.source.min() != NOBODY:         # all send and receive: whole arrays, nothing is scattered
             payload = (each.sent[1] - each.sent[0]) * width
             done = np.maximum(self.clocks, self.clocks[each.to]) + (wire.latency + payload / wire.bandwidth)
-            self.clocks = np.maximum(done, done[each.source])
+            arrived = done + payload / wire.adding if each.combines else done
+            self.clocks = np.maximum(done, arrived[each.source])
             self.bytes_sent += payload
             return
         senders = np.flatnonzero(each.to != NOBODY)
         receivers, payload = each.to[senders], (each.sent[1][senders] - each.sent[0][senders]) * width
         done = np.maximum(self.clocks[senders], self.clocks[receivers]) + wire.latency + payload / wire.bandwidth
         self.clocks[senders] = done
-        self.clocks[receivers] = np.maximum(self.clocks[receivers], done)
+        arrived = done + payload / wire.adding if each.combines else done
+        self.clocks[receivers] = np.maximum(self.clocks[receivers], arrived)
         self.bytes_sent[senders] += payload
 
 

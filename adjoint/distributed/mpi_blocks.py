@@ -1,0 +1,73 @@
+"""Sums under MPI: rounds whose arriving blocks are added up while the next are on their way, and the library's own all-reduce.
+
+Invariant: what a message is cut into depends on its size alone, so both ends cut alike; waiting has a deadline, as in an exchange.
+May import: errors, communicator. Read next: mpi.py, which has these methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, explain
+from .communicator import Counts
+
+BLOCK = 1 << 19         # bytes that are combined while the next arrive: they fit in a core's cache
+DEPTH = 3               # blocks on their way at a time
+
+
+class Blocks:
+    """The part of a communicator that adds up what it receives."""
+
+    rank: int
+    size: int
+    counts: Counts
+    _comm: Any
+
+    def _prepare_blocks(self, mpi: Any) -> None:
+        name, version = mpi.get_vendor()
+        self.kind = f"{name} {'.'.join(map(str, version))}"
+        self._in_place, self._own = mpi.IN_PLACE, {np.add: mpi.SUM, np.maximum: mpi.MAX, np.minimum: mpi.MIN, np.multiply: mpi.PROD}
+        self._arriving = np.empty((DEPTH, BLOCK), np.uint8)
+
+    def exchange_combining(self, sent: np.ndarray | None, to: int, target: np.ndarray | None, source: int, combine: np.ufunc) -> None:
+        """An exchange whose arriving array is combined into `target`, block by block; both ends of a message call this, not `exchange`.
+
+        sent may be target itself (a block is combined only when it has left) or apart from it; one message to the counts.
+        """
+        size = BLOCK // (target if sent is None else sent).itemsize
+        parts = [None if x is None else [x[k:k + size] for k in range(0, x.size, size)] or [x] for x in (sent, target)]
+        total = max(len(each) for each in parts if each is not None)
+        ahead = min(DEPTH, total) - 1
+        waiting: list[tuple[list, np.ndarray | None, np.ndarray | None]] = []
+        for k in range(total + ahead):
+            if k < total:
+                waiting.append(self._begin(k, parts, to, source))
+            if k >= ahead:
+                requests, place, part = waiting[k - ahead]
+                self._wait(requests, to if part is None else source)
+                if part is not None:
+                    combine(part, place, out=part)
+        self.counts.note(sent, to, target)
+
+    def _begin(self, k: int, parts: list, to: int, source: int) -> tuple[list, np.ndarray | None, np.ndarray | None]:
+        """Start the k-th block in both directions: its requests, where it arrives, and what that is combined into."""
+        sent, target = (None if each is None or k >= len(each) else each[k] for each in parts)
+        requests, place = [], None
+        if target is not None:
+            place = self._arriving[k % DEPTH].view(target.dtype)[:target.size]
+            requests.append(self._comm.Irecv(place.view(np.uint8), source))
+        if sent is not None:
+            requests.append(self._comm.Isend(sent.view(np.uint8), to))
+        return requests, place, target
+
+    def all_reduce_natively(self, buffer: np.ndarray, combine: np.ufunc) -> None:
+        """The library's own all-reduce, in place; polled, so that its waiting ends too.
+
+        Raises: ConfigError for another combine than np.add, np.maximum, np.minimum and np.multiply.
+        """
+        if combine not in self._own:
+            raise ConfigError(explain(f"all_reduce by MPI: combine is {combine}.", remedy="Choose another algorithm, for instance 'ring'."))
+        self._wait([self._comm.Iallreduce(self._in_place, buffer, self._own[combine])], (self.rank + 1) % self.size)
+        self.counts.rounds += 1

@@ -1,0 +1,190 @@
+"""The probe: in a few seconds, what this world of ranks can do: a ladder of messages and its fits, and every all-reduce at some sizes.
+
+Invariant: all ranks run the same calls in the same order; whatever depends on a time is decided from the slowest rank's, on all alike.
+May import: errors, collectives, profile, planner. Read next: planner.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..errors import ConfigError, explain
+from . import schedules
+from .collectives import ALGORITHMS, Turn, perform, turns
+from .communicator import Communicator
+from .planner import COSTS
+from .profile import EAGER, VERSION, Line, Profile, file_of, forget, host_names, kind_of, save
+from .schedules import NOBODY
+from .simulator import Links
+
+LADDER = tuple(8 ** k for k in range(1, 9))                 # bytes of a message: 8 B to 16 MiB
+SIZES = tuple(2 ** k for k in (10, 13, 16, 19, 22))         # bytes of an all-reduce: 1 KiB to 4 MiB
+BATCHES = 3                                                 # a time is the best of so many batches of calls
+MOST = 300                                                  # calls of a batch
+_RATE = 1e15                                                # bytes a second of what takes no time that can be seen
+
+
+def slowest(communicator: Communicator, seconds: float) -> float:
+    """The largest of the ranks' numbers, on every rank."""
+    number = np.array([seconds])
+    perform(turns(schedules.tree, communicator.size, 1, communicator.rank), number, communicator, np.maximum)
+    return float(number[0])
+
+
+def timed(communicator: Communicator, call: Callable[[], object], seconds: float) -> float:
+    """Seconds of a collective call: the best of BATCHES batches, of which the slowest rank's clock counts; it takes about `seconds`.
+
+    >>> from adjoint.distributed import Alone
+    >>> 0.001 < timed(Alone(), lambda: time.sleep(0.001), 0.01) < 1.0
+    True
+    """
+    def batch(calls: int) -> float:
+        slowest(communicator, 0.0)                          # all begin together
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return slowest(communicator, (time.perf_counter() - start) / calls)
+    first = batch(1)                                        # pages are touched, connections made; it counts if there is no time for more
+    calls = int(min(max(seconds / BATCHES / max(first, 1e-7), 1), MOST))
+    if calls == 1 and first > seconds:
+        return first
+    return min(batch(calls) for _ in range(BATCHES if calls > 1 or first * BATCHES <= seconds else 1))
+
+
+def line_through(pairs: Sequence[tuple[int, float]]) -> Line:
+    """The line latency + size / bandwidth with the least squares of relative errors; neither is negative.
+
+    >>> line = line_through([(0, 1e-3), (1000, 2e-3), (3000, 4e-3)])
+    >>> round(line.latency, 6), round(line.bandwidth)
+    (0.001, 1000000)
+    """
+    sizes, seconds = np.array(pairs, float).T
+    (latency, slope), *_ = np.linalg.lstsq(np.stack([1.0 / seconds, sizes / seconds], axis=1), np.ones(len(pairs)), rcond=None)
+    if latency < 0:
+        share = sizes / seconds
+        latency, slope = 0.0, share.sum() / (share @ share)
+    if slope <= 0:
+        latency = float(np.mean(seconds))
+    return Line(float(latency), float(min(1.0 / slope, _RATE)) if slope > 0 else _RATE)
+
+
+def _ladder(communicator: Communicator, make: Callable[[int], Callable[[], object]], seconds: float) -> list[tuple[int, float]]:
+    """(bytes, seconds) of messages of growing size, as many sizes as there is time for (two at least); make(bytes): the call."""
+    found: list[tuple[int, float]] = []
+    deadline = time.monotonic() + seconds
+    for size in LADDER:
+        left = slowest(communicator, deadline - time.monotonic())
+        if len(found) > 1 and 2 * 8 * found[-1][1] > left:          # the next is eight times as large, and goes twice at least
+            break
+        found.append((size, timed(communicator, make(size), seconds / len(LADDER))))
+    return found
+
+
+def _one_way(communicator: Communicator, size: int) -> Callable[[], object]:
+    """A message between the first rank and the last, there and back by turns; the others look on."""
+    buffer, other, forward = np.zeros(size, np.uint8), communicator.size - 1, True
+
+    def call() -> None:
+        nonlocal forward
+        sender, receiver = (0, other) if forward else (other, 0)
+        forward = not forward
+        if communicator.rank == sender:
+            communicator.exchange(buffer, receiver, None, NOBODY)
+        elif communicator.rank == receiver:
+            communicator.exchange(None, NOBODY, buffer, sender)
+    return call
+
+
+def _round(communicator: Communicator, size: int, combines: bool) -> Callable[[], object]:
+    """A round of a ring: every rank sends to the next and receives from the one before, and adds that up where the round combines."""
+    n, rank, items = communicator.size, communicator.rank, max(size // 4, 1)
+    buffer = np.zeros(2 * items, np.float32)
+    turn = Turn((rank + 1) % n, (rank - 1) % n, slice(0, items), slice(items, 2 * items), combines)
+    return lambda: perform([turn], buffer, communicator)
+
+
+def _all_reduces(communicator: Communicator, size: int) -> dict[str, Callable[[], object]]:
+    """Every all-reduce of a buffer of zeros (which stay zeros) of so many bytes, by name."""
+    buffer, n, rank = np.zeros(size // 4, np.float32), communicator.size, communicator.rank
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda schedule=schedule: perform(turns(schedule, n, len(buffer), rank), buffer, communicator)
+        for name, schedule in ALGORITHMS.items()}
+    if hasattr(communicator, "all_reduce_natively") and _same_bits(communicator):
+        calls["mpi"] = lambda: communicator.all_reduce_natively(buffer, np.add)
+    return calls
+
+
+def _same_bits(communicator: Communicator) -> bool:
+    """Whether the library's own all-reduce leaves the same bits on all ranks, which MPI only recommends."""
+    values = np.random.default_rng(communicator.rank).standard_normal(4099).astype(np.float32)
+    communicator.all_reduce_natively(values, np.add)
+    most, least = values.view(np.int32).copy(), values.view(np.int32).copy()
+    for extreme, combine in ((most, np.maximum), (least, np.minimum)):
+        perform(turns(schedules.tree, communicator.size, len(extreme), communicator.rank), extreme, communicator, combine)
+    return bool(np.array_equal(most, least))
+
+
+def _timings(communicator: Communicator, line: Line, seconds: float) -> dict[str, list[tuple[int, float]]]:
+    """(bytes, seconds) of each all-reduce at each of SIZES that there is time for; one that is four times too slow is not tried again."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    deadline, slow = time.monotonic() + seconds, set()
+    for i, size in enumerate(SIZES):
+        left = slowest(communicator, deadline - time.monotonic())
+        calls = {name: call for name, call in _all_reduces(communicator, size).items() if name not in slow}
+        expected = sum(COSTS.get(name, COSTS["ring"])(communicator.size, size, Links(line.latency, line.bandwidth)) for name in calls)
+        if found and 2 * expected > left:
+            break
+        times = {name: timed(communicator, call, left / (len(SIZES) - i) / len(calls)) for name, call in calls.items()}
+        for name, each in times.items():
+            found.setdefault(name, []).append((size, each))
+            if each > 4 * min(times.values()):
+                slow.add(name)
+    return found
+
+
+def _copying(communicator: Communicator) -> float:
+    """Bytes a second of a copy, while all ranks copy; the slowest rank's."""
+    source, target = np.zeros(2 ** 20, np.float32), np.zeros(2 ** 20, np.float32)
+    return source.nbytes / timed(communicator, lambda: np.copyto(target, source), 0.05)
+
+
+def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True) -> Profile:
+    """Measure this world in about `seconds`; on rank 0 the profile is kept, and `all_reduce` chooses by it from then on, on all ranks.
+
+    It is a collective: every rank calls it. The same profile is returned everywhere but for the hosts, which rank 0 alone knows.
+    Raises: ConfigError for a world of one rank.
+
+    >>> from adjoint.distributed import run_threads
+    >>> profile = run_threads(2, lambda c: probe(c, seconds=0.2, keep=False))[0]
+    >>> profile.hosts, profile.links().bandwidth > 1e6
+    ([0, 0], True)
+    """
+    if communicator.size == 1 or not seconds > 0:
+        raise ConfigError(explain(f"probe: a world of {communicator.size}, {seconds} seconds; expected two ranks at least, and some time.",
+                                  remedy="Start more ranks: mpiexec -n 4 adjoint probe, or adjoint probe --threads 4."))
+    names = host_names(communicator)
+    copying = _copying(communicator)
+    ladder = _ladder(communicator, lambda size: _one_way(communicator, size), 0.2 * seconds)
+    plain = _ladder(communicator, lambda size: _round(communicator, size, False), 0.2 * seconds)
+    rounds = line_through(_large(plain))
+    size, without = plain[-1]
+    extra = timed(communicator, _round(communicator, size, True), 0.1 * seconds) - without
+    timings = _timings(communicator, rounds, 0.4 * seconds)
+    profile = Profile(VERSION, kind_of(communicator), [names.index(name) for name in names], ladder,
+                      line_through([pair for pair in ladder if pair[0] <= EAGER] or ladder), line_through(_large(ladder)), rounds,
+                      min(size / extra, _RATE) if extra > 0 else _RATE, copying, timings)
+    path = file_of(profile.kind, names)
+    if keep and communicator.rank == 0 and path is not None:
+        save(profile, path)
+    slowest(communicator, 0.0)                              # written before any rank looks for it
+    forget(communicator)
+    return profile
+
+
+def _large(ladder: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The messages of a ladder that are not sent at once, or the last two."""
+    large = [pair for pair in ladder if pair[0] > EAGER]
+    return large if len(large) > 1 else ladder[-2:]

@@ -1,0 +1,209 @@
+"""Profile: what a world of ranks was measured to do, kept as one small file, and the best all-reduce for each message size from it.
+
+Invariant: all ranks of a world choose by one table, rank 0's; a file that cannot be understood is left aside with a warning, never trusted.
+May import: errors, train.files, compiler.cache, schedules, simulator, communicator. Read next: probe.py, which measures it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import socket
+import warnings
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..compiler.cache import directory
+from ..train import files
+from .communicator import Communicator, Counts
+from .schedules import NOBODY
+from .simulator import Links
+
+VERSION = 1
+NAMES = ("ring", "recursive_doubling", "halving_doubling", "tree", "parameter_server", "mpi")      # only ever appended to
+SMALL, MIDDLE = 32_768, 1_048_576        # bytes: without a profile, up to here the fewest rounds win, up to there few rounds and bytes
+EAGER = 8192                             # bytes: up to here a message is sent at once, beyond the ends agree first
+_LAST = np.iinfo(np.int64).max
+_MOST = 16                               # entries of a table on its way to the other ranks: more than sizes are measured, and DEFAULT
+
+Table = tuple[tuple[int, str], ...]      # (most bytes, algorithm), in growing order; the last has no limit
+DEFAULT: Table = ((SMALL, "recursive_doubling"), (MIDDLE, "halving_doubling"), (_LAST, "ring"))
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds of a message: latency + bytes / bandwidth."""
+
+    latency: float
+    bandwidth: float
+
+    def seconds(self, size: float) -> float:
+        """Of a message of so many bytes."""
+        return self.latency + size / self.bandwidth
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One world, measured: hosts[r] is the number of rank r's host; the ladder has (bytes, seconds) of a message one way, `eager` and
+    `rendezvous` are its fits; `rounds` is that of a message while every rank sends and receives one, `adding` the bytes a second that are
+    added up on arrival, `copying` those of a plain copy; timings: (bytes, seconds) of whole all-reduces."""
+
+    version: int
+    kind: str
+    hosts: list[int]
+    ladder: list[tuple[int, float]]
+    eager: Line
+    rendezvous: Line
+    rounds: Line
+    adding: float
+    copying: float
+    timings: dict[str, list[tuple[int, float]]]
+
+    def links(self, size: float = math.inf) -> Links:
+        """What the planner and the simulator take, for messages of so many bytes."""
+        line = self.eager if size <= EAGER else self.rounds
+        return Links(line.latency, line.bandwidth, self.adding)
+
+    def table(self) -> Table:
+        """The fastest algorithm around every measured size; from one size to the next the border is their geometric mean, and far beyond
+        the last, if that is not a large one, DEFAULT holds.
+
+        >>> line = Line(1e-6, 1e9)
+        >>> timings = {"tree": [(100, 1.0), (10_000, 9.0)], "ring": [(100, 2.0), (10_000, 3.0)]}
+        >>> Profile(VERSION, "threads", [0, 0], [], line, line, line, 1e9, 1e9, timings).table()[0]
+        (1000, 'tree')
+        """
+        sizes = sorted({size for pairs in self.timings.values() for size, _ in pairs})
+        best = [min((seconds, name) for name, pairs in self.timings.items() for at, seconds in pairs if at == size)[1] for size in sizes]
+        made: list[tuple[int, str]] = []
+        for i, name in enumerate(best):
+            limit = math.isqrt(sizes[i] * sizes[i + 1]) if i + 1 < len(sizes) else _LAST if sizes[i] >= MIDDLE else 2 * sizes[i]
+            if made and made[-1][1] == name:
+                made.pop()
+            made.append((limit, name))
+        reached = made[-1][0] if made else 0
+        return (*made, *((limit, name) for limit, name in DEFAULT if limit > reached))
+
+
+def file_of(kind: str, names: Sequence[bytes]) -> Path | None:
+    """Where the profile of a world lies: its kind (threads, an MPI library) and its ranks' hosts decide; None where nothing is kept."""
+    folder = directory()
+    digest = hashlib.blake2b(repr((VERSION, kind, list(names))).encode(), digest_size=8).hexdigest()
+    return None if folder is None else folder / f"world-{len(names)}-{digest}.json"
+
+
+def save(profile: Profile, path: Path) -> None:
+    """Write a profile, whole: whoever reads sees the old file or the new one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.write_whole(path, msgspec.json.encode(profile) + b"\n")
+
+
+def load(path: Path | None) -> Profile | None:
+    """The profile in a file, checked; None, after a warning where there is one that cannot be used."""
+    if path is None:
+        return None
+    try:
+        profile = msgspec.json.decode(files.read_whole(path, follow_links=False), type=Profile)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:                              # msgspec's errors are ValueErrors
+        fault = str(error)
+    else:
+        fault = _fault(profile)
+    if fault:
+        warnings.warn(f"{path} is not used: {fault}. Measure again: adjoint probe.", RuntimeWarning, stacklevel=2)
+        return None
+    return profile
+
+
+def _fault(profile: Profile) -> str:
+    """What is wrong with numbers that have the right types, or nothing."""
+    lines = (profile.eager, profile.rendezvous, profile.rounds)
+    rates = (profile.adding, profile.copying, *(line.bandwidth for line in lines))
+    pairs = [pair for each in (profile.ladder, *profile.timings.values()) for pair in each]
+    if profile.version != VERSION:
+        return f"version {profile.version}, expected {VERSION}"
+    if not set(profile.timings) <= set(NAMES):
+        return f"unknown algorithms {', '.join(sorted(set(profile.timings) - set(NAMES)))}"
+    if not all(0 < rate < math.inf for rate in rates) or not all(0 <= line.latency < math.inf for line in lines):
+        return "a latency or bandwidth that is none"
+    if not all(size >= 0 and 0 < seconds < math.inf for size, seconds in pairs):
+        return "a time that is none"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ one choice for all ranks
+
+_tables: weakref.WeakKeyDictionary[Communicator, Table] = weakref.WeakKeyDictionary()
+
+
+def chosen(size: int, communicator: Communicator) -> str:
+    """The algorithm for a buffer of so many bytes: by the profile of this world where rank 0 has one, else by DEFAULT.
+
+    The first call on a communicator is a collective: hosts are told to rank 0, and its table to all. Its messages are not counted.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: chosen(10 ** 9, c)) if file_of("threads", []) is None else ["ring", "ring"]
+    ['ring', 'ring']
+    """
+    if communicator.size == 1:
+        return "ring"
+    table = _tables.get(communicator)
+    if table is None:
+        table = _tables[communicator] = _agreed(communicator)
+    return next(name for limit, name in table if size <= limit)
+
+
+def forget(communicator: Communicator) -> None:
+    """Look the profile up again at the next choice, on all ranks: it has been measured anew."""
+    _tables.pop(communicator, None)
+
+
+def kind_of(communicator: Communicator) -> str:
+    """What moves the messages: threads, or the name and version of an MPI library."""
+    return getattr(communicator, "kind", type(communicator).__name__)
+
+
+def _agreed(communicator: Communicator) -> Table:
+    names = host_names(communicator)
+    sent = np.zeros((_MOST, 2), np.int64)
+    if communicator.rank == 0:
+        profile = load(file_of(kind_of(communicator), names))
+        table = DEFAULT if profile is None else profile.table()
+        if any(name == "mpi" for _, name in table) and not hasattr(communicator, "all_reduce_natively"):
+            table = DEFAULT
+        sent[:len(table)] = [(limit, NAMES.index(name)) for limit, name in table]
+    _tell(communicator, sent)
+    return tuple((int(limit), NAMES[index]) for limit, index in sent if limit)
+
+
+def host_names(communicator: Communicator) -> list[bytes]:
+    """The host of each rank, as eight bytes, on rank 0 (elsewhere: this rank's alone). Not counted."""
+    own = np.frombuffer(hashlib.blake2b(socket.gethostname().encode(), digest_size=8).digest(), np.uint8).copy()
+    kept, communicator.counts = communicator.counts, Counts()
+    try:
+        if communicator.rank:
+            communicator.exchange(own, 0, None, NOBODY)
+            return [own.tobytes()]
+        names = [own.tobytes()]
+        for other in range(1, communicator.size):
+            communicator.exchange(None, NOBODY, own, other)
+            names.append(own.tobytes())
+        return names
+    finally:
+        communicator.counts = kept
+
+
+def _tell(communicator: Communicator, array: np.ndarray) -> None:
+    """Rank 0's array, on every rank. Not counted."""
+    kept, communicator.counts = communicator.counts, Counts()
+    try:
+        for other in range(1, communicator.size):
+            if communicator.rank == 0:
+                communicator.exchange(array, other, None, NOBODY)
+            elif communicator.rank == other:
+                communicator.exchange(None, NOBODY, array, 0)
+    finally:
+        communicator.counts = kept
