@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Atom, Literal, Node, Var
+from ..errors import NoLowering, explain
 from . import lapack
 from .emitter import LoopEmitter
 from .loops import Contraction, Convolution, Foreign, Index, Kernel, Loop, Statement, Value
@@ -240,6 +241,12 @@ class Lowering:
         places = tuple([(self.number(x.buffer), Index(x.offset, ((problem, x.shape[1]),)), x.shape[1]) for x in operands])
         call = Foreign(lapack.PREFIX + name, places, tuple(numbers), self.failure("linear algebra", detail))
         self.add(Kernel(self.name(), problem, count, (call,), cost * count))
+
+    def communicate(self, operation: str, place: Ref, ranks: Any, peers: tuple[int, int]) -> None:
+        """An operation among ranks on contiguous memory, in place (primitives/collective.py)."""
+        if ranks.size > 1:
+            raise NoLowering(explain(f"{self.name()} has no native code yet.", where=self.node.where or None,
+                                     remedy="Leave the collective outside of compile."))
 
     def elementwise(self, shape: Sequence[int], sources: Sequence[Place], targets: Sequence[Ref], compute: Callable,
                     label: str = "") -> None:

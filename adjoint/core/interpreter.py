@@ -23,6 +23,7 @@ class Interpreter:
     def __init__(self, outer: Interpreter | None):
         self.outer, self.open = outer, True
         self.eager = outer is None or outer.eager      # false as soon as one interpreter of the stack only records
+        self.typing = () if outer is None else outer.typing         # those of the stack that tell varying from replicated values
 
     def interpret(self, primitive: Any, args: tuple, params: dict) -> Any:
         raise NotImplementedError(type(self).__name__)      # abstract: every interpreter defines it
@@ -94,6 +95,13 @@ def known(x: Any) -> Any:
         x.owner.holds(x)
         x = x.owner.underlying(x)
     return x
+
+
+def typed_like(t: Any, x: Any) -> Any:
+    """A tangent or cotangent of x with the type of x: varying if x is (see transforms/ranks.py)."""
+    for each in current().typing:
+        t = each.typed_like(t, x)
+    return t
 
 
 def escaped(x: Tracer) -> EscapedTracerError:

@@ -29,6 +29,7 @@ class Tracing(Interpreter):
     def __init__(self, outer: Interpreter):
         super().__init__(outer)
         self.eager = False
+        self.typing = ()                # a recorded body is one operation of its caller: types stop here
         self.nodes: list[Node] = []
         self.captured: dict[int, tuple[Var, Any]] = {}
         self.sums: dict[int, int] = {}

@@ -5,14 +5,27 @@ binding by itself. May import: L0-L5, data, train. Read next: schedules.py.
 """
 
 from . import stragglers
-from .collectives import ALGORITHMS, all_gather, all_reduce, broadcast, reduce_scatter
+from .collectives import ALGORITHMS, all_gather_in_place, all_reduce_in_place, broadcast_in_place, reduce_scatter_in_place
 from .communicator import Alone, Communicator, Counts
 from .data_parallel import DataParallel, agree
 from .fixed_point import exact_sum
 from .schedules import Round
 from .simulator import Links, Simulator
 from .threads import run_threads
+from .values import (
+    all_gather,
+    all_reduce,
+    broadcast,
+    is_varying,
+    own_chunk,
+    per_rank,
+    reduce_scatter,
+    replicate_to_varying,
+    send_receive,
+)
 from .world import world
 
 __all__ = ["ALGORITHMS", "Alone", "Communicator", "Counts", "DataParallel", "Links", "Round", "Simulator", "agree", "all_gather",
-           "all_reduce", "broadcast", "exact_sum", "reduce_scatter", "run_threads", "stragglers", "world"]
+           "all_gather_in_place", "all_reduce", "all_reduce_in_place", "broadcast", "broadcast_in_place", "exact_sum", "is_varying",
+           "own_chunk", "per_rank", "reduce_scatter", "reduce_scatter_in_place", "replicate_to_varying", "run_threads", "send_receive",
+           "stragglers", "world"]

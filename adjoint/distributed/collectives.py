@@ -15,10 +15,9 @@ import numpy as np
 from ..errors import ConfigError, ShapeError, explain
 from . import schedules
 from .communicator import Communicator
+from .profile import chosen
 from .schedules import NOBODY, Round
 from .status import noted
-
-SMALL, MIDDLE = 32_768, 1_048_576        # bytes: up to here the fewest rounds win, up to there few rounds with little payload
 
 ALGORITHMS: dict[str, Callable[[int, int], Iterable[Round]]] = {
     "ring": schedules.ring, "recursive_doubling": schedules.recursive_doubling, "halving_doubling": schedules.halving_doubling,
@@ -51,16 +50,21 @@ def turns(algorithm: Callable[[int, int], Iterable[Round]], n: int, size: int, r
 
 
 def perform(rounds: Iterable[Turn], buffer: np.ndarray, communicator: Communicator, combine: np.ufunc = np.add) -> None:
-    """Run a rank's rounds on its buffer, in place."""
-    rounds = tuple(rounds)
-    largest = max((t.received.stop - t.received.start for t in rounds if t.combines and t.source != NOBODY), default=0)
-    arriving = np.empty(largest, buffer.dtype)
+    """Run a rank's rounds on its buffer, in place. A communicator that can combine what arrives by itself (blocks of it, while the next are
+    on their way) does so in the rounds that combine."""
+    fused = getattr(communicator, "exchange_combining", None)
     for turn in rounds:
+        sent = None if turn.to == NOBODY else buffer[turn.sent]
         target = None if turn.source == NOBODY else buffer[turn.received]
-        received = arriving[:len(target)] if target is not None and turn.combines else target
-        communicator.exchange(buffer[turn.sent] if turn.to != NOBODY else None, turn.to, received, turn.source)
-        if target is not None and turn.combines:
-            combine(target, received, out=target)
+        if not turn.combines:
+            communicator.exchange(sent, turn.to, target, turn.source)
+        elif fused is not None:
+            fused(sent, turn.to, target, turn.source, combine)
+        else:
+            received = None if target is None else np.empty_like(target)
+            communicator.exchange(sent, turn.to, received, turn.source)
+            if target is not None:
+                combine(target, received, out=target)
 
 
 def _flat(name: str, buffer: np.ndarray) -> np.ndarray:
@@ -71,62 +75,71 @@ def _flat(name: str, buffer: np.ndarray) -> np.ndarray:
 
 
 @noted
-def all_reduce(buffer: np.ndarray, communicator: Communicator, *, algorithm: str = "auto", combine: np.ufunc = np.add) -> np.ndarray:
+def all_reduce_in_place(buffer: np.ndarray, communicator: Communicator, *, algorithm: str = "auto",
+                        combine: np.ufunc = np.add) -> np.ndarray:
     """The sum of every rank's buffer, on every rank, in place; the buffer.
 
-    algorithm: one of ALGORITHMS; "auto": recursive doubling up to SMALL bytes, halving-doubling up to MIDDLE, a ring beyond.
+    algorithm: one of ALGORITHMS, or "mpi" (the library's own); "auto": the fastest by this world's profile (`adjoint probe`), without one
+    recursive doubling up to profile.SMALL bytes, halving-doubling up to MIDDLE, a ring beyond.
     combine: np.add, np.maximum, ... All ranks end with the same bits; these depend on the algorithm and on the number of ranks.
 
     >>> from adjoint.distributed.threads import run_threads
-    >>> run_threads(3, lambda c: all_reduce(np.array([1.0, c.rank]), c))[2]
+    >>> run_threads(3, lambda c: all_reduce_in_place(np.array([1.0, c.rank]), c))[2]
     array([3., 3.])
     """
-    flat = _flat("all_reduce", buffer)
+    flat = _flat("all_reduce_in_place", buffer)
     if algorithm == "auto":
-        algorithm = "recursive_doubling" if flat.nbytes <= SMALL else "halving_doubling" if flat.nbytes <= MIDDLE else "ring"
+        algorithm = chosen(flat.nbytes, communicator)
+    if algorithm == "mpi" and hasattr(communicator, "all_reduce_natively"):
+        communicator.all_reduce_natively(flat, combine)
+        return buffer
     if algorithm not in ALGORITHMS:
-        raise ConfigError(explain(f"all_reduce: algorithm is {algorithm!r}.", remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
+        raise ConfigError(explain(f"all_reduce_in_place: algorithm is {algorithm!r}.",
+                                  remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
     perform(turns(ALGORITHMS[algorithm], communicator.size, flat.size, communicator.rank), flat, communicator, combine)
     return buffer
 
 
 @noted
-def reduce_scatter(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
+def reduce_scatter_in_place(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     """This rank's chunk of the sum, chunk number (rank + 1) mod size of `bounds(buffer.size, size)`: a view of the buffer.
 
     The rest of the buffer is overwritten with partial sums.
 
     >>> from adjoint.distributed.threads import run_threads
-    >>> run_threads(2, lambda c: reduce_scatter(np.array([1.0, 2.0, 3.0, 4.0]), c))
+    >>> run_threads(2, lambda c: reduce_scatter_in_place(np.array([1.0, 2.0, 3.0, 4.0]), c))
     [array([6., 8.]), array([2., 4.])]
     """
-    flat = _flat("reduce_scatter", buffer)
+    flat = _flat("reduce_scatter_in_place", buffer)
     perform(turns(schedules.ring_reduce_scatter, communicator.size, flat.size, communicator.rank), flat, communicator)
     chunk, limits = (communicator.rank + 1) % communicator.size, schedules.bounds(flat.size, communicator.size)
     return flat[limits[chunk]:limits[chunk + 1]]
 
 
 @noted
-def all_gather(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
+def all_gather_in_place(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     """Every rank's chunk (as reduce_scatter leaves them), on every rank, in place; the buffer.
 
     >>> from adjoint.distributed.threads import run_threads
-    >>> run_threads(2, lambda c: all_gather(np.array([[0.0, 5.0], [7.0, 0.0]][c.rank]), c))[0]
+    >>> run_threads(2, lambda c: all_gather_in_place(np.array([[0.0, 5.0], [7.0, 0.0]][c.rank]), c))[0]
     array([7., 5.])
     """
-    flat = _flat("all_gather", buffer)
+    flat = _flat("all_gather_in_place", buffer)
     perform(turns(schedules.ring_all_gather, communicator.size, flat.size, communicator.rank), flat, communicator)
     return buffer
 
 
 @noted
-def broadcast(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
+def broadcast_in_place(buffer: np.ndarray, communicator: Communicator) -> np.ndarray:
     """Rank 0's buffer, on every rank, in place; the buffer.
 
     >>> from adjoint.distributed.threads import run_threads
-    >>> run_threads(3, lambda c: broadcast(np.full(2, float(c.rank)), c))[2]
+    >>> run_threads(3, lambda c: broadcast_in_place(np.full(2, float(c.rank)), c))[2]
     array([0., 0.])
     """
-    flat = _flat("broadcast", buffer)
+    flat = _flat("broadcast_in_place", buffer)
     perform(turns(schedules.tree_broadcast, communicator.size, flat.size, communicator.rank), flat, communicator)
     return buffer
+
+
+all_reduce, reduce_scatter, all_gather, broadcast = all_reduce_in_place, reduce_scatter_in_place, all_gather_in_place, broadcast_in_place

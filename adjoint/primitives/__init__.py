@@ -2,6 +2,7 @@
 
 from . import (
     arithmetic,
+    collective,
     comparison,
     contraction,
     convolution,
@@ -19,5 +20,5 @@ from . import (
     transcendental,
 )
 
-__all__ = ["arithmetic", "comparison", "contraction", "convolution", "cumulative", "decompositions", "indexing", "linalg", "operators",
-           "piecewise", "pooling", "reduction", "sorting", "special", "structure", "transcendental"]
+__all__ = ["arithmetic", "collective", "comparison", "contraction", "convolution", "cumulative", "decompositions", "indexing", "linalg",
+           "operators", "piecewise", "pooling", "reduction", "sorting", "special", "structure", "transcendental"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import Aval, aval_of
-from ..core.interpreter import Interpreter, Tracer, current, enter, interpreting, leave
+from ..core.interpreter import Interpreter, Tracer, current, enter, interpreting, leave, typed_like
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
 from ..errors import ShapeError, TreeError, explain
@@ -75,7 +75,7 @@ def push_forward(interpreter: Forward, function: Callable, primals: tuple, tange
         outputs, out_structure = flatten(function(*unflatten(structure, cells)))
         pairs = [x.payload if interpreter.holds(x) else (x, None) for x in outputs]
     return (unflatten(out_structure, [y for y, _ in pairs]),
-            unflatten(out_structure, [tangent_or_zeros(t, aval_of(y)) for y, t in pairs]))
+            unflatten(out_structure, [typed_like(tangent_or_zeros(t, aval_of(y)), y) for y, t in pairs]))
 
 
 def tangent_or_zeros(t: Any, aval: Aval) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import Aval, aval_of
-from ..core.interpreter import EVALUATION, Interpreter, Tracer, current, enter, interpreting, leave, refuse
+from ..core.interpreter import EVALUATION, Interpreter, Tracer, current, enter, interpreting, leave, refuse, typed_like
 from ..core.primitive import TABLE, bind
 from ..core.trace import freeze
 from ..errors import MutationError, NotDifferentiableError, ShapeError, explain
@@ -37,6 +37,7 @@ class Tape(Interpreter):
         self.entries: list[tuple] = []
         self.count = 0
         self.saved: dict[int, tuple[np.ndarray, bytes]] = {}
+        self.varied: dict[tuple, tuple] = {}            # replicated values that were made to vary (see transforms/ranks.py)
 
     def lift(self, x: Any) -> Tracer:
         """An input of the tape."""
@@ -86,11 +87,26 @@ class Tape(Interpreter):
         """The result in the enclosing interpreter, and the parameters with what the row saves for its vjp."""
         token = enter(self.outer)
         try:
+            for types in self.typing:
+                self._vary(types, primitive, xs, parents, params)
             if any(parents) and primitive.augment:
                 return primitive.augment(tuple(xs), tuple(map(bool, parents)), params)
             return self.outer.interpret(primitive, xs, params), params
         finally:
             leave(token)
+
+    def _vary(self, types: Any, primitive: Any, xs: list, parents: list, params: dict) -> None:
+        """Where varying values are wanted, let replicated ones that an input reaches vary from here on; each once, so that its cotangents
+        are added before they are summed over the ranks."""
+        replicated = types.to_vary(primitive, xs, params)
+        for i in [i for i in replicated if parents[i]]:
+            key = types, parents[i]
+            if key not in self.varied:
+                y = types.vary(xs[i])
+                self.count += 1
+                self.entries.append((types.row, (xs[i],), {"ranks": types.ranks}, y, (parents[i],), self.count))
+                self.varied[key] = y, self.count
+            xs[i], parents[i] = self.varied[key]
 
     def _record_many(self, primitive: Any, xs: list, params: dict, ys: tuple, parents: list, reached: int) -> tuple:
         avals = list(map(aval_of, ys))
@@ -186,7 +202,7 @@ def cotangent_leaves(tape: Tape, outputs: list, y_bars: list, inputs: list) -> l
             key = y.payload[1]
             bars[key] = y_bar if bars[key] is None else bind(TABLE["add"], bars[key], y_bar)
     tape.pull_back(bars)
-    return [None if x is None else _filled(bars[x.payload[1]], x.aval) for x in inputs]
+    return [None if x is None else typed_like(_filled(bars[x.payload[1]], x.aval), x) for x in inputs]
 
 
 def _filled(bar: Any, aval: Aval) -> Any:

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from adjoint.distributed import ALGORITHMS, all_gather, all_reduce, broadcast, reduce_scatter, world
+from adjoint.distributed import ALGORITHMS, all_gather_in_place, all_reduce_in_place, broadcast_in_place, reduce_scatter_in_place, world
 from adjoint.distributed.schedules import bounds
 
 
@@ -18,14 +18,14 @@ def contract(c):
     for size in (0, 1, 3, 8, 1001):
         total = buffers(n, size).sum(axis=0)
         for algorithm in ALGORITHMS:
-            assert np.array_equal(all_reduce(buffers(n, size)[c.rank].copy(), c, algorithm=algorithm), total), (algorithm, size)
-        assert np.array_equal(broadcast(buffers(n, size)[c.rank].copy(), c), buffers(n, size)[0])
+            assert np.array_equal(all_reduce_in_place(buffers(n, size)[c.rank].copy(), c, algorithm=algorithm), total), (algorithm, size)
+        assert np.array_equal(broadcast_in_place(buffers(n, size)[c.rank].copy(), c), buffers(n, size)[0])
         limits, chunk, whole = bounds(size, n), (c.rank + 1) % n, np.zeros(size)
-        part = reduce_scatter(buffers(n, size)[c.rank].copy(), c)
+        part = reduce_scatter_in_place(buffers(n, size)[c.rank].copy(), c)
         whole[limits[chunk]:limits[chunk + 1]] = part
-        assert np.array_equal(all_gather(whole, c), total)
+        assert np.array_equal(all_gather_in_place(whole, c), total)
     before = c.counts.rounds, c.counts.bytes_sent
-    all_reduce(np.ones(840), c, algorithm="ring")
+    all_reduce_in_place(np.ones(840), c, algorithm="ring")
     assert (c.counts.rounds - before[0], c.counts.bytes_sent - before[1]) == (2 * (n - 1), 2 * (n - 1) * 8 * 840 // n)
     return "right"
 
@@ -34,7 +34,7 @@ def lonely(c):
     """A rank that waits for another that does not come."""
     if c.rank == 0:
         c.seconds = 0.3
-        all_reduce(np.ones(4), c)
+        all_reduce_in_place(np.ones(4), c)
     return "not reached by rank 0"
 
 

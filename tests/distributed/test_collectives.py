@@ -10,10 +10,10 @@ from adjoint.distributed import (
     ALGORITHMS,
     Links,
     Simulator,
-    all_gather,
-    all_reduce,
-    broadcast,
-    reduce_scatter,
+    all_gather_in_place,
+    all_reduce_in_place,
+    broadcast_in_place,
+    reduce_scatter_in_place,
     run_threads,
     schedules,
     world,
@@ -34,14 +34,14 @@ def buffers(n, size, seed=0):
 def test_every_rank_gets_the_sum(algorithm, n):
     for size in SIZES:
         given = buffers(n, size)
-        found = run_threads(n, lambda c, given=given: all_reduce(given[c.rank].copy(), c, algorithm=algorithm), seconds=10)
+        found = run_threads(n, lambda c, given=given: all_reduce_in_place(given[c.rank].copy(), c, algorithm=algorithm), seconds=10)
         assert all(np.array_equal(x, given.sum(axis=0)) for x in found)             # whole numbers: exact in any order
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_all_ranks_hold_the_same_bits(algorithm):
     given = np.random.default_rng(0).standard_normal((6, 1001)).astype(np.float32)
-    found = run_threads(6, lambda c: all_reduce(given[c.rank].copy(), c, algorithm=algorithm), seconds=10)
+    found = run_threads(6, lambda c: all_reduce_in_place(given[c.rank].copy(), c, algorithm=algorithm), seconds=10)
     assert all(x.tobytes() == found[0].tobytes() for x in found)
     assert np.allclose(found[0], given.sum(axis=0, dtype=np.float64), atol=1e-5)
 
@@ -51,11 +51,11 @@ def test_the_parts_of_a_ring_and_the_other_collectives(n):
     given, limits = buffers(n, 37), bounds(37, n)
 
     def program(c):
-        part = reduce_scatter(given[c.rank].copy(), c)
+        part = reduce_scatter_in_place(given[c.rank].copy(), c)
         whole = np.zeros(37)
         chunk = (c.rank + 1) % n
         whole[limits[chunk]:limits[chunk + 1]] = part
-        return part, all_gather(whole, c), broadcast(given[c.rank].copy(), c)
+        return part, all_gather_in_place(whole, c), broadcast_in_place(given[c.rank].copy(), c)
     for rank, (part, whole, first) in enumerate(run_threads(n, program, seconds=10)):
         chunk = (rank + 1) % n
         assert np.array_equal(part, given.sum(axis=0)[limits[chunk]:limits[chunk + 1]])
@@ -75,7 +75,7 @@ def test_the_simulator_does_to_data_what_the_ranks_do(n, algorithm):
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
 def test_a_ring_takes_two_n_minus_one_rounds_and_two_n_minus_one_nths_of_the_bytes(n, figure):
     size = 840                                              # divisible by all n: no remainder
-    counts = run_threads(n, lambda c: (all_reduce(np.ones(size), c, algorithm="ring"), c.counts)[1], seconds=10)
+    counts = run_threads(n, lambda c: (all_reduce_in_place(np.ones(size), c, algorithm="ring"), c.counts)[1], seconds=10)
     for c in counts:
         figure.equal(c.rounds, 2 * (n - 1))
         figure.equal(c.bytes_sent, 2 * (n - 1) * 8 * size // n)
@@ -85,7 +85,7 @@ def test_a_ring_takes_two_n_minus_one_rounds_and_two_n_minus_one_nths_of_the_byt
 
 def test_a_ring_whose_buffer_does_not_divide_sends_every_chunk_but_its_own_twice():
     for n, size in ((3, 7), (4, 1001), (5, 3)):
-        counts = run_threads(n, lambda c, size=size: (all_reduce(np.ones(size), c, algorithm="ring"), c.counts)[1], seconds=10)
+        counts = run_threads(n, lambda c, size=size: (all_reduce_in_place(np.ones(size), c, algorithm="ring"), c.counts)[1], seconds=10)
         assert sum(c.bytes_sent for c in counts) == 2 * (n - 1) * 8 * size
         largest = -(-size // n)
         assert all(abs(c.bytes_sent - 2 * (n - 1) / n * 8 * size) <= 2 * (n - 1) * 8 * largest / n + 16 for c in counts)
@@ -153,7 +153,7 @@ def test_a_rank_that_fails_ends_the_world_and_is_named():
     def program(c):
         if c.rank == 2:
             raise ValueError("out of coffee")
-        all_reduce(np.ones(4), c)
+        all_reduce_in_place(np.ones(4), c)
     with pytest.raises(CommunicationError, match="rank 2 of 3 failed: ValueError: out of coffee"):
         run_threads(3, program, seconds=10)
     assert not [t for t in threading.enumerate() if t.name.startswith("rank ")]
@@ -161,21 +161,21 @@ def test_a_rank_that_fails_ends_the_world_and_is_named():
 
 def test_ranks_with_other_sizes_and_ranks_that_do_not_come_are_named():
     with pytest.raises(CommunicationError, match=r"expected float64\[\d\] from rank \d, found float64"):
-        run_threads(2, lambda c: all_reduce(np.ones(4 + 4 * c.rank), c, algorithm="recursive_doubling"), seconds=10)
+        run_threads(2, lambda c: all_reduce_in_place(np.ones(4 + 4 * c.rank), c, algorithm="recursive_doubling"), seconds=10)
     with pytest.raises(CommunicationError, match=r"rank 1 has waited 0.2 s for rank 0"):
-        run_threads(2, lambda c: all_reduce(np.ones(4), c) if c.rank else None, seconds=0.2)
+        run_threads(2, lambda c: all_reduce_in_place(np.ones(4), c) if c.rank else None, seconds=0.2)
 
 
 def test_bad_arguments():
     alone = world()
     with pytest.raises(ConfigError, match="algorithm is 'star'"):
-        all_reduce(np.ones(2), alone, algorithm="star")
+        all_reduce_in_place(np.ones(2), alone, algorithm="star")
     with pytest.raises(ShapeError, match="contiguous"):
-        all_reduce(np.ones((4, 4))[:, 1], alone)
+        all_reduce_in_place(np.ones((4, 4))[:, 1], alone)
     with pytest.raises(CommunicationError, match="adjoint launch"):
         alone.exchange(np.ones(2), 1, None, NOBODY)
     with pytest.raises(ConfigError, match="6 ranks with 4 to a host"):
         list(schedules.hierarchical(6, 8, local=4))
     with pytest.raises(ConfigError, match="latency"):
         Links(-1.0, 1.0)
-    assert all_reduce(np.array([2.0]), alone) == 2.0
+    assert all_reduce_in_place(np.array([2.0]), alone) == 2.0
