@@ -1,11 +1,14 @@
-"""Communicator: what a rank knows of its world, and the one thing it can do there: exchange slices with two others.
+"""Communicator: what a rank knows of its world, and what it can do there: exchange slices with two others; post a letter and look for one.
 
-Invariant: `exchange` returns when both its messages are done, or raises CommunicationError; it counts what it moved. May import: errors.
+Invariant: `exchange` returns when both its messages are done, or raises CommunicationError; it counts what it moved. Messages between two
+ranks arrive in the order in which they were sent. May import: errors.
 Read next: threads.py, mpi.py, collectives.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +47,23 @@ class Communicator(Protocol):
         """Send an array to a rank and receive one from another, at the same time; None: nothing in that direction."""
         ...
 
+    def post(self, sent: np.ndarray, to: int) -> None:
+        """Send a copy of an array and wait for nobody; the receiver takes it by `exchange`."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until all that was posted has left: before this rank stops looking after its mail."""
+        ...
+
+    def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:
+        """Wait until a message of one of these ranks is there: its rank; None after `seconds` (None: CommunicationError after the
+        communicator's own limit). `exchange` then receives it without waiting."""
+        ...
+
+    def watching(self, source: int, callback: Callable[[], None]) -> AbstractContextManager[None]:
+        """Inside the context: call back once, from another thread, when a message of that rank is there (or was before)."""
+        ...
+
 
 class Alone:
     """The world of one rank: nothing is ever sent.
@@ -58,5 +78,21 @@ class Alone:
         self.counts = Counts()
 
     def exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
-        raise CommunicationError(explain(f"a world of one rank has no rank {to if sent is not None else source}.",
-                                         remedy="Start more: adjoint launch -n 4 train.py, or mpiexec -n 4 python train.py."))
+        raise self._nobody(to if sent is not None else source)
+
+    def post(self, sent: np.ndarray, to: int) -> None:
+        raise self._nobody(to)
+
+    def flush(self) -> None:
+        return None
+
+    def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:
+        raise self._nobody(*sources)
+
+    def watching(self, source: int, callback: Callable[[], None]) -> AbstractContextManager[None]:
+        raise self._nobody(source)
+
+    @staticmethod
+    def _nobody(*ranks: int) -> CommunicationError:
+        return CommunicationError(explain(f"a world of one rank has no rank {', '.join(map(str, ranks))}.",
+                                          remedy="Start more: adjoint launch -n 4 train.py, or mpiexec -n 4 python train.py."))

@@ -13,8 +13,10 @@ import numpy as np
 
 from ..errors import CommunicationError, explain
 from .communicator import Counts
+from .mpi_blocks import Blocks
+from .mpi_mail import Mail
+from .mpi_mail import pieces as _pieces
 
-PIECE = 1 << 30         # bytes of one message
 SPINS = 2000            # looks without a pause
 PAUSE = 50e-6           # seconds between later looks
 SECONDS = 600.0         # deadline of an exchange
@@ -33,13 +35,15 @@ def _binding() -> Any:
     return MPI
 
 
-class MpiCommunicator:
+class MpiCommunicator(Mail, Blocks):
     """This process's rank in MPI's world. seconds: how long an exchange may take before CommunicationError names who was waited for."""
 
     def __init__(self, *, seconds: float = SECONDS) -> None:
         mpi = _binding()
         self._comm, self._all_done = mpi.COMM_WORLD, mpi.Request.Testall
         self.rank, self.size, self.counts, self.seconds = self._comm.Get_rank(), self._comm.Get_size(), Counts(), seconds
+        self.spins = SPINS
+        self._prepare_blocks(mpi)
 
     def exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
         """Both directions at once."""
@@ -56,7 +60,7 @@ class MpiCommunicator:
         self._comm.Abort(status)
 
     def _wait(self, requests: list, other: int) -> None:
-        for _ in range(SPINS):
+        for _ in range(self.spins):
             if self._all_done(requests):
                 return
         deadline = time.monotonic() + self.seconds
@@ -66,8 +70,3 @@ class MpiCommunicator:
                     f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {other}, in exchange {self.counts.rounds}.",
                     remedy="See what that rank is doing: it has not entered this exchange, or it has died."))
             time.sleep(PAUSE)
-
-
-def _pieces(array: np.ndarray) -> list[np.ndarray]:
-    flat = array.reshape(-1).view(np.uint8)
-    return [flat[start:start + PIECE] for start in range(0, flat.size, PIECE)] or [flat]

@@ -5,10 +5,11 @@ Invariant: a rank that raises ends the world; nobody waits longer than `seconds`
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,41 +26,100 @@ class _World:
     def __init__(self, size: int, seconds: float):
         self.size, self.seconds = size, seconds
         self.boxes: dict[tuple[int, int], queue.SimpleQueue] = {(a, b): queue.SimpleQueue() for a in range(size) for b in range(size)}
+        self.bells = [threading.Condition() for _ in range(size)]
+        self.watched: list[tuple[int, Callable[[], None]] | None] = [None] * size
         self.failed = threading.Event()
         self.errors: list[tuple[int, BaseException]] = []
+
+    def deliver(self, source: int, to: int, message: np.ndarray) -> None:
+        """Put a message into its box, ring, and call back who watches for it."""
+        self.boxes[source, to].put(message)
+        with self.bells[to]:                                    # a callback ends before its watcher leaves
+            self.bells[to].notify_all()
+            watched = self.watched[to]
+            if watched is not None and watched[0] == source:
+                self.watched[to] = None
+                watched[1]()
 
 
 class ThreadCommunicator:
     """One thread's communicator; messages are copies."""
 
+    kind = "threads"
+
     def __init__(self, world: _World, rank: int):
-        self._world, self.rank, self.size, self.counts = world, rank, world.size, Counts()
+        self._world, self.rank, self.size, self.counts, self.seconds = world, rank, world.size, Counts(), world.seconds
 
     def exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
         """Send a copy, then wait for the message of `source`."""
         if sent is not None:
-            self._world.boxes[self.rank, to].put(sent.copy())
+            self._world.deliver(self.rank, to, sent.copy())
         if received is not None:
             received[...] = self._arrived(source, received)
         self.counts.note(sent, to, received)
 
+    def post(self, sent: np.ndarray, to: int) -> None:
+        """Send a copy."""
+        self._world.deliver(self.rank, to, sent.copy())
+        self.counts.note(sent, to, None)
+
+    def flush(self) -> None:
+        """Nothing: what is sent is there at once."""
+
+    def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:
+        """Sleep until the bell rings for one of these sources."""
+        bell, deadline = self._world.bells[self.rank], time.monotonic() + (self.seconds if seconds is None else seconds)
+        with bell:
+            while not self._world.failed.is_set():
+                for source in sources:
+                    if not self._world.boxes[source, self.rank].empty():
+                        return source
+                left = deadline - time.monotonic()
+                if left <= 0.0:
+                    if seconds is not None:
+                        return None
+                    raise self._waited(", ".join(map(str, sources)))
+                bell.wait(min(left, LOOK))
+        raise self._stopped()
+
+    @contextlib.contextmanager
+    def watching(self, source: int, callback: Callable[[], None]) -> Iterator[None]:
+        """The thread that sends calls back."""
+        with self._world.bells[self.rank]:
+            if self._world.boxes[source, self.rank].empty():
+                self._world.watched[self.rank] = source, callback
+            else:
+                callback()
+        try:
+            yield
+        finally:
+            with self._world.bells[self.rank]:
+                self._world.watched[self.rank] = None
+
+    def _waited(self, sources: str) -> CommunicationError:
+        return CommunicationError(explain(
+            f"rank {self.rank} has waited {self.seconds:g} s for rank {sources} (its exchange {self.counts.rounds}).",
+            remedy="Let every rank call the same collectives in the same order."))
+
+    def _stopped(self) -> CommunicationError:
+        rank, error = self._world.errors[0]
+        return CommunicationError(explain(f"rank {self.rank} stops: rank {rank} has failed: {type(error).__name__}: {error}", where=""))
+
     def _arrived(self, source: int, expected: np.ndarray) -> np.ndarray:
-        deadline = time.monotonic() + self._world.seconds
+        deadline = time.monotonic() + self.seconds
         while not self._world.failed.is_set():
             try:
                 found = self._world.boxes[source, self.rank].get(timeout=LOOK)
             except queue.Empty:
                 if time.monotonic() > deadline:
-                    raise CommunicationError(explain(
-                        f"rank {self.rank} has waited {self._world.seconds:g} s for rank {source} (its exchange {self.counts.rounds}).",
-                        remedy="Let every rank call the same collectives in the same order.")) from None
+                    raise self._waited(str(source)) from None
                 continue
             if (found.shape, found.dtype) != (expected.shape, expected.dtype):
                 raise CommunicationError(explain(
                     f"rank {self.rank} expected {expected.dtype}{list(expected.shape)} from rank {source}, "
                     f"found {found.dtype}{list(found.shape)}.", remedy="Give the same model and the same sizes to every rank."))
             return found
-        raise CommunicationError(explain(f"rank {self.rank} stops: another rank has failed.", where=""))
+        raise self._stopped()
 
 
 def run_threads(size: int, function: Callable[[Communicator], Any], *, seconds: float = 60.0) -> list[Any]:

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None or MP
                                 reason="needs mpi4py and an MPI runtime: pip install 'adjoint[mpi]'")
 
 
-def launch(n, name, seconds=60):
-    """Run ranks.py NAME on n ranks: (exit status, output). The whole process group dies at the deadline."""
-    command = [MPIEXEC, "-n", str(n), sys.executable, str(RANKS), name]
+def launch(n, name, seconds=60, program=RANKS):
+    """Run a program (ranks.py) with NAME on n ranks: (exit status, output). The whole process group dies at the deadline."""
+    command = [MPIEXEC, "-n", str(n), sys.executable, str(program), name]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(RANKS.parents[2])}
     started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                start_new_session=True)

@@ -1,0 +1,109 @@
+"""Letters under MPI: a send that nobody waits for, and the look whether one has arrived (MPI_Iprobe); buffer calls only.
+
+Invariant: a letter's copy lives until MPI has sent it. Looks are spaced by sleeping, longer the longer one has waited: the ranks of a test
+share few cores. May import: errors, communicator. Read next: server.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import CommunicationError, explain
+from .communicator import Counts
+
+PIECE = 1 << 30                     # bytes of one message
+LOOKS = 50                          # looks without a pause
+SHORTEST, LONGEST = 50e-6, 200e-6   # seconds between later looks
+WATCH = 500e-6                      # seconds between the looks of a watcher beside a computation
+SHARE = 0.02                        # of the time already waited: what the next pause may be
+
+
+class Mail:
+    """The part of MpiCommunicator that posts and looks; `_comm`: MPI's communicator, `_all_done`: MPI's Testall."""
+
+    _comm: Any
+    _all_done: Callable[[list], bool]
+    rank: int
+    size: int
+    seconds: float
+    counts: Counts
+
+    def post(self, sent: np.ndarray, to: int) -> None:
+        """Begin to send a copy."""
+        copy = np.array(sent)
+        self._letters().append(([self._comm.Isend(piece, to) for piece in pieces(copy)], copy))
+        self._progress()
+        self.counts.note(sent, to, None)
+
+    def flush(self) -> None:
+        """Wait until every letter has left."""
+        deadline = time.monotonic() + self.seconds
+        while self._progress():
+            if time.monotonic() > deadline:
+                raise CommunicationError(explain(f"rank {self.rank} has waited {self.seconds:g} s for its letters to be taken.",
+                                                 remedy="See what the other ranks are doing: one has ended, or died."))
+            time.sleep(SHORTEST)
+
+    def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:
+        """Look, then sleep between looks."""
+        began = time.monotonic()
+        limit, looks = self.seconds if seconds is None else seconds, 0
+        while True:
+            for source in sources:
+                if self._comm.Iprobe(source):
+                    return source
+            self._progress()
+            waited, looks = time.monotonic() - began, looks + 1
+            if waited >= limit:
+                break
+            if looks > LOOKS:
+                time.sleep(min(max(SHORTEST, SHARE * waited), LONGEST))
+        if seconds is not None:
+            return None
+        raise CommunicationError(explain(
+            f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {', '.join(map(str, sources))}.",
+            remedy="See what that rank is doing: it has not come here, or it has died."))
+
+    @contextlib.contextmanager
+    def watching(self, source: int, callback: Callable[[], None]) -> Iterator[None]:
+        """A thread that looks beside the computation."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not self._comm.Iprobe(source):
+                if ended.wait(WATCH):
+                    return
+            callback()
+        watcher = threading.Thread(target=look, daemon=True, name=f"watcher of rank {source}")
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def _letters(self) -> list:
+        """The letters under way: (requests, copy)."""
+        return self.__dict__.setdefault("_under_way", [])
+
+    def _progress(self) -> bool:
+        """Forget letters that have left; whether there are others."""
+        letters = self._letters()
+        letters[:] = [letter for letter in letters if not self._all_done(letter[0])]
+        return bool(letters)
+
+
+def pieces(array: np.ndarray) -> list[np.ndarray]:
+    """The bytes of a contiguous array, cut below MPI's largest message; an empty array is one empty message.
+
+    >>> [len(piece) for piece in pieces(np.ones(3))]
+    [24]
+    """
+    flat = array.reshape(-1).view(np.uint8)
+    return [flat[start:start + PIECE] for start in range(0, flat.size, PIECE)] or [flat]
