@@ -143,7 +143,8 @@ def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
     """
     leaves = list(leaves)
     if len(leaves) != structure.leaf_count:
-        raise TreeError(explain(f"a tree of {structure.leaf_count} leaves was given {len(leaves)}."))
+        raise TreeError(explain(f"a tree of {structure.leaf_count} leaves was given {len(leaves)}.",
+                                remedy="Flatten and unflatten trees of the same structure."))
     return _unflatten(structure, iter(leaves))
 
 

@@ -111,7 +111,8 @@ def is_zero_static(tree: Any) -> bool:
 
 def _foreign(*parts: Any) -> Any:
     raise ConfigError(explain("an argument does not have the form that the program was compiled for (a number out of int64's range, "
-                              "or a value that changed while it was read)."))
+                              "or a value that changed while it was read).",
+                              remedy="Pass a fresh value; a larger integer as np.float64."))
 
 
 def native_form(x: Any, blocks: Sequence[np.ndarray] = ()) -> Any:
@@ -259,7 +260,8 @@ def _check_static(function: Callable, static: tuple[str, ...]) -> None:
         return
     unknown = [name for name in static if name not in parameters]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise ConfigError(explain(f"compile: static names {unknown[0]!r}; the parameters are {', '.join(parameters)}."))
+        raise ConfigError(explain(f"compile: static names {unknown[0]!r}; the parameters are {', '.join(parameters)}.",
+                                  remedy='Name a parameter of the function: static=("n",).'))
 
 
 def _plain(x: Any) -> Any:
@@ -296,8 +298,12 @@ def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (
     if function is None:
         return lambda f: compile(f, donate=donate, static=static, signals=signals)
     if not callable(function):
-        raise ConfigError(explain(f"compile: found {type(function).__name__}, expected a function."))
-    numbers = (donate,) if isinstance(donate, int) else tuple(donate)
+        raise ConfigError(explain(f"compile: found {type(function).__name__}, expected a function.",
+                                  remedy="Give the function itself: ad.compile(f), or use @ad.compile above its def."))
+    numbers = tuple(donate) if isinstance(donate, (tuple, list)) else (donate,)
+    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers):
+        raise ConfigError(explain(f"compile: donate is {donate!r:.60}, expected numbers of positional arguments.",
+                                  remedy="Count them from 0: donate=(0, 1)."))
     names = (static,) if isinstance(static, str) else tuple(static)
     made = Compiled(function, numbers, names, signals)
     # The builtin entry is the class's own __call__: found on the type, it is called without self and without a Python frame.

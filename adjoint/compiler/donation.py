@@ -27,7 +27,8 @@ class Donation:
     def __init__(self, args: tuple, donate: tuple[int, ...], graph: Graph, result: Structure):
         for n in donate:
             if not 0 <= n < len(args):
-                raise DonationError(explain(f"donate names argument {n}; the function was called with {len(args)} positional arguments."))
+                raise DonationError(explain(f"donate names argument {n}; the function was called with {len(args)} positional arguments.",
+                                            remedy="Count positional arguments from 0, and pass the donated ones by position."))
         self.donate, self.result, self.graph = donate, result, graph
         self.ranges = _leaf_ranges(args)
         self.places: list[int] = []                          # position in the result of each donated argument's replacement

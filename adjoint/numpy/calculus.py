@@ -58,7 +58,8 @@ def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> An
     steps = list(varargs) or [1.0]
     steps = steps * len(axes) if len(steps) == 1 else steps
     if len(steps) != len(axes):
-        raise ShapeError(explain(f"gradient: {len(steps)} spacings for {len(axes)} axes."))
+        raise ShapeError(explain(f"gradient: {len(steps)} spacings for {len(axes)} axes.",
+                                 remedy="Give one spacing for all axes, or one per axis."))
     found = [_gradient_along(f, value_of(step), a, edge_order) for step, a in zip(steps, axes, strict=True)]
     return found[0] if len(axes) == 1 else tuple(found)
 
@@ -67,10 +68,12 @@ def _gradient_along(f: Any, step: Any, axis: int, edge_order: int) -> Any:
     f = np.moveaxis(f, axis, -1)
     count = aval_of(f).shape[-1]
     if count < edge_order + 1:
-        raise ShapeError(explain(f"gradient: an axis of {count} elements is too short, {edge_order + 1} are needed."))
+        raise ShapeError(explain(f"gradient: an axis of {count} elements is too short, {edge_order + 1} are needed.",
+                                 remedy="Give more points, or edge_order=1."))
     h = np.diff(step) if aval_of(step).ndim else step
     if aval_of(step).ndim and aval_of(step).size != count:
-        raise ShapeError(explain(f"gradient: {aval_of(step).size} coordinates for an axis of {count} elements."))
+        raise ShapeError(explain(f"gradient: {aval_of(step).size} coordinates for an axis of {count} elements.",
+                                 remedy="Give as many coordinates as the axis has elements, or one spacing."))
     if aval_of(step).ndim:
         a, b = h[:-1], h[1:]
         inside = (f[..., 2:] * a * a + f[..., 1:-1] * (b * b - a * a) - f[..., :-2] * b * b) / (a * b * (a + b))
@@ -118,9 +121,11 @@ def _sliding(a: Any, v: Any, mode: str) -> Any:
     """Inner products of v with every window of a, a being the longer."""
     n, m = aval_of(a).size, aval_of(v).size
     if aval_of(a).ndim != 1 or aval_of(v).ndim != 1 or not n or not m:
-        raise ShapeError(explain(f"convolve: two arrays of one axis that are not empty are needed, found {aval_of(a)} and {aval_of(v)}."))
+        raise ShapeError(explain(f"convolve: two arrays of one axis that are not empty are needed, found {aval_of(a)} and {aval_of(v)}.",
+                                 remedy="Flatten the arrays: x.reshape(-1)."))
     if mode not in ("full", "same", "valid"):
-        raise ShapeError(explain(f"convolve: mode {mode!r} is not one of full, same, valid."))
+        raise ShapeError(explain(f"convolve: mode {mode!r} is not one of full, same, valid.",
+                                 remedy="Leave mode out for 'full'."))
     before, after = {"full": (m - 1, m - 1), "same": (m // 2, (m - 1) // 2), "valid": (0, 0)}[mode]
     if mode == "same":
         before, after = m - 1 - (m - 1) // 2, (m - 1) // 2
@@ -142,7 +147,8 @@ def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period
     x, xp, fp = (convert(v, np.float64) for v in (x, xp, fp))           # NumPy interpolates in float64 whatever is given
     n = aval_of(xp).size
     if aval_of(xp).shape != aval_of(fp).shape or aval_of(xp).ndim != 1 or not n:
-        raise ShapeError(explain(f"interp: xp {aval_of(xp)} and fp {aval_of(fp)} must be arrays of one axis of the same size."))
+        raise ShapeError(explain(f"interp: xp {aval_of(xp)} and fp {aval_of(fp)} must be arrays of one axis of the same size.",
+                                 remedy="Give one value fp for every point xp."))
     low, high = fp[0] if left is None else left, fp[n - 1] if right is None else right
     if n == 1:
         y = where_row(x >= xp[0], fp[0], low) + 0.0 * x

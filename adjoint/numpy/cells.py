@@ -131,7 +131,8 @@ def fitted(value: Any, cell: Tracer) -> Any:
     while len(shape) > len(target) and shape[0] == 1:        # assignment, unlike broadcasting, drops leading axes of one element
         shape = shape[1:]
     if len(shape) > len(target) or any(n not in (1, m) for n, m in zip(reversed(shape), reversed(target), strict=False)):
-        raise ShapeError(explain(f"a value of shape {aval_of(value).shape} does not fit into {cell.aval}."))
+        raise ShapeError(explain(f"a value of shape {aval_of(value).shape} does not fit into {cell.aval}.",
+                                 remedy="Broadcasting goes from the value to the place: reshape the value, or choose other indices."))
     return broadcasted(reshaped(convert(value, cell.aval.dtype), shape), target)
 
 
@@ -160,7 +161,8 @@ def in_place(operation: Callable, sign: int = 0) -> Callable:
             raise DtypeError(explain(f"an in-place operation on {expected} cannot hold a result of {found.dtype}.",
                                      remedy="Write x = x + v, or convert first: x = x.astype(...)."))
         if found.shape != expected.shape:
-            raise ShapeError(explain(f"an in-place operation on {expected} gave the shape {found.shape}."))
+            raise ShapeError(explain(f"an in-place operation on {expected} gave the shape {found.shape}.",
+                                     remedy="Write it without the in-place form: x = x + y."))
         origin, fixed = x.origin, x.view_on is not None
         x.rebind(convert(y, expected.dtype))
         if not fixed:

@@ -347,7 +347,8 @@ def sinc(x: Any) -> Any:
 def select(condlist: Sequence, choicelist: Sequence, default: Any = 0) -> Any:
     """The first choice whose condition holds, else the default."""
     if len(condlist) != len(choicelist):
-        raise ShapeError(explain(f"np.select: {len(condlist)} conditions, {len(choicelist)} choices."))
+        raise ShapeError(explain(f"np.select: {len(condlist)} conditions, {len(choicelist)} choices.",
+                                 remedy="Give one choice for every condition."))
     dtype = result_dtype(*map(value_of, choicelist), value_of(default))
     y = value_of(default)
     for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
@@ -367,7 +368,8 @@ def choose(a: Any, choices: Sequence, out: Any = None, mode: str = "raise") -> A
     elif (found := number_or_none(a)) is None:
         raise refuse("np.choose(mode='raise') with an index that is not known", "Pass mode='clip' or mode='wrap'.")
     elif np.any((np.asarray(found) < 0) | (np.asarray(found) >= count)):
-        raise ShapeError(explain(f"np.choose: an index is outside of the {count} choices."))
+        raise ShapeError(explain(f"np.choose: an index is outside of the {count} choices.",
+                                 remedy="Choose by numbers from 0, or set mode='clip'."))
     y = value_of(choices[count - 1])
     for k in reversed(range(count - 1)):
         y = where_row(TABLE["equal"](a, k), value_of(choices[k]), y)

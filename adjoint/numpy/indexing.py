@@ -73,9 +73,11 @@ def _listed(index: Any, ndim: int) -> list:
     used = sum(kind in ("int", "slice", "array") for kind, _ in items)
     dots = sum(kind == "dots" for kind, _ in items)
     if dots > 1:
-        raise IndexRangeError(explain("an index can have only one Ellipsis (...)."))
+        raise IndexRangeError(explain("an index can have only one Ellipsis (...).",
+                                      remedy="Leave one of them out; : takes one whole axis."))
     if used > ndim:
-        raise IndexRangeError(explain(f"{used} indices for an array of {ndim} axes."))
+        raise IndexRangeError(explain(f"{used} indices for an array of {ndim} axes.",
+                                      remedy="Leave some out, or add an axis with np.newaxis."))
     if not dots:
         items.append(("dots", None))
     at = [kind for kind, _ in items].index("dots")
@@ -117,7 +119,8 @@ def _array_index(item: Any) -> Any:
         return array
     array = np.asarray(array)
     if array.dtype.kind not in "biu":
-        raise IndexRangeError(explain(f"an index must be integer, boolean, a slice, None or ..., found {array.dtype}."))
+        raise IndexRangeError(explain(f"an index must be integer, boolean, a slice, None or ..., found {array.dtype}.",
+                                      remedy="Convert it first: index.astype(np.int64)."))
     return array
 
 
@@ -127,7 +130,8 @@ def _expand_masks(items: list, shape: tuple) -> list:
     for kind, item in items:
         if kind == "mask":
             if item.shape != shape[axis:axis + item.ndim]:
-                raise IndexRangeError(explain(f"a mask of shape {item.shape} does not fit the axes {shape[axis:axis + item.ndim]}."))
+                raise IndexRangeError(explain(f"a mask of shape {item.shape} does not fit the axes {shape[axis:axis + item.ndim]}.",
+                                              remedy="A mask has the shape of the axes that it selects from."))
             out += [("array", i) for i in np.nonzero(item)]
             axis += item.ndim
         else:
@@ -243,7 +247,8 @@ def select(x: Any, s: Selection) -> Any:
 def getitem(x: Tracer, index: Any) -> Any:
     """x[index]: a view cell where NumPy gives a view."""
     if isinstance(index, str):
-        raise IndexRangeError(explain("a string is an index of structured arrays only."))
+        raise IndexRangeError(explain("a string is an index of structured arrays only.",
+                                      remedy="Use a dict of arrays in the place of a structured array."))
     s = parse(x, index)
     shape = s.shape
     if shape == () and s.scalar:
@@ -323,7 +328,8 @@ def _set_where(x: Tracer, mask: Any, value: Any) -> bool:
     """x[mask] = value for a value that is the same for every selected element; False if it has one for each."""
     rank, shape = aval_of(mask).ndim, aval_of(value).shape
     if aval_of(mask).shape != x.shape[:rank]:
-        raise ShapeError(explain(f"a mask of shape {aval_of(mask).shape} does not fit the axes {x.shape[:rank]} of {x.aval}."))
+        raise ShapeError(explain(f"a mask of shape {aval_of(mask).shape} does not fit the axes {x.shape[:rank]} of {x.aval}.",
+                                 remedy="A mask has the shape of the axes that it selects from."))
     rest = x.shape[rank:]
     if len(shape) == len(rest) + 1 and shape[0] == 1:
         value, shape = reshaped(value, shape[1:]), shape[1:]
@@ -340,7 +346,8 @@ def _set_where(x: Tracer, mask: Any, value: Any) -> bool:
 def iterate(x: Tracer) -> Any:
     """The rows of x, each a view."""
     if not x.aval.shape:
-        raise TypeError(explain("iteration over a 0-d array."))
+        raise TypeError(explain("iteration over a 0-d array.",
+                                remedy="Reshape it first: x.reshape(1)."))
     return (x[i] for i in range(operator.index(x.aval.shape[0])))
 
 

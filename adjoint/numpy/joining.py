@@ -51,7 +51,8 @@ def stack(arrays: Sequence, axis: int = 0, out: Any = None, *, dtype: Any = None
     parts = _parts(arrays)
     shapes = {aval_of(p).shape for p in parts}
     if len(shapes) != 1:
-        raise ShapeError(explain(f"stack: all arrays must have the same shape, found {sorted(shapes)}."))
+        raise ShapeError(explain(f"stack: all arrays must have the same shape, found {sorted(shapes)}.",
+                                 remedy="Reshape or broadcast them to one shape, or use np.concatenate."))
     (shape,) = shapes
     axis = axis_of(axis, len(shape) + 1)
     return concatenate([reshaped(p, (*shape[:axis], 1, *shape[axis:])) for p in parts], axis, dtype=dtype, casting=casting)
@@ -158,7 +159,8 @@ def split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list:
     ary = value_of(ary)
     total = aval_of(ary).shape[axis_of(axis, aval_of(ary).ndim)]
     if isinstance(indices_or_sections, (int, np.integer)) and total % indices_or_sections:
-        raise ShapeError(explain(f"split: an axis of {total} does not divide into {indices_or_sections} equal parts."))
+        raise ShapeError(explain(f"split: an axis of {total} does not divide into {indices_or_sections} equal parts.",
+                                 remedy="Use np.array_split, or give the places to cut at."))
     return array_split(ary, indices_or_sections, axis)
 
 
@@ -210,7 +212,11 @@ def pad(array: Any, pad_width: Any, mode: str = "constant", **options: Any) -> A
 def _pairs(widths: Any, ndim: int, name: str) -> list[tuple]:
     found = np.asarray(widths)
     if found.dtype.kind not in "iu" or np.any(found < 0):
-        raise ShapeError(explain(f"pad: {name} must be non-negative integers."))
+        raise ShapeError(explain(f"pad: {name} must be non-negative integers.",
+                                 remedy="Give (before, after) of every axis; cut with slices."))
+    if found.shape not in ((), (1,), (2,), (1, 2), (ndim, 1), (ndim, 2)):
+        raise ShapeError(explain(f"pad: {name} has shape {found.shape}, the array {ndim} axes.",
+                                 remedy="Give (before, after) for all axes, or one pair for every axis."))
     return [tuple(int(n) for n in row) for row in np.broadcast_to(found, (ndim, 2))]
 
 
@@ -235,7 +241,8 @@ def _positions(indices: Any, size: int, mode: str) -> Any:
     empty = isinstance(indices, (list, tuple)) and not indices                  # no element says what it is an array of
     i = np.zeros(0, INT64) if empty else value_of(indices)
     if aval_of(i).dtype.kind not in "iu":
-        raise ShapeError(explain(f"take: indices must be integers, found {aval_of(i)}."))
+        raise ShapeError(explain(f"take: indices must be integers, found {aval_of(i)}.",
+                                 remedy="Convert them first: indices.astype(np.int64)."))
     if mode == "clip":
         return np.clip(i, 0, size - 1)
     return i % size if mode == "wrap" else i
@@ -261,7 +268,8 @@ def take_along_axis(arr: Any, indices: Any, axis: int | None = -1) -> Any:
     ndim = aval_of(arr).ndim
     axis = axis_of(axis, ndim)
     if aval_of(indices).ndim != ndim:
-        raise ShapeError(explain(f"take_along_axis: {aval_of(indices)} and {aval_of(arr)} must have the same number of axes."))
+        raise ShapeError(explain(f"take_along_axis: {aval_of(indices)} and {aval_of(arr)} must have the same number of axes.",
+                                 remedy="Insert axes of one element: np.expand_dims(indices, axis)."))
     return TABLE["gather"](arr, *_along(indices, aval_of(arr).shape, axis))
 
 
@@ -378,7 +386,8 @@ def diag(v: Any, k: int = 0) -> Any:
     if aval_of(v).ndim == 2:
         return diagonal(v, k)
     if aval_of(v).ndim != 1:
-        raise ShapeError(explain(f"diag needs one or two axes, found {aval_of(v)}."))
+        raise ShapeError(explain(f"diag needs one or two axes, found {aval_of(v)}.",
+                                 remedy="np.diagonal takes arrays of more axes."))
     n = aval_of(v).size
     along = np.arange(n)
     zeros = broadcasted(np.zeros((), aval_of(v).dtype), (n + abs(k), n + abs(k)))

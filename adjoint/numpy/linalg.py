@@ -25,7 +25,8 @@ def _matrices(name: str, a: Any) -> Any:
     """a as floating arrays of at least two axes."""
     a = floating(a)
     if aval_of(a).ndim < 2:
-        raise ShapeError(explain(f"np.linalg.{name}: an array of two or more axes is needed, found {aval_of(a)}."))
+        raise ShapeError(explain(f"np.linalg.{name}: an array of two or more axes is needed, found {aval_of(a)}.",
+                                 remedy="A vector becomes a matrix of one column by x[:, None]."))
     return a
 
 
@@ -44,7 +45,8 @@ def _system(name: str, row: Any, a: Any, b: Any, **params: Any) -> Any:
     try:
         lead = np.broadcast_shapes(aval_of(a).shape[:-2], aval_of(b).shape[:-2])
     except ValueError:
-        raise ShapeError(explain(f"np.linalg.{name}: leading axes do not broadcast: {aval_of(a)} and {aval_of(b)}.")) from None
+        raise ShapeError(explain(f"np.linalg.{name}: leading axes do not broadcast: {aval_of(a)} and {aval_of(b)}.",
+                                 remedy="Leading axes are batches: they must be equal or 1.")) from None
     x = row(_batched(a, lead), _batched(b, lead), **params)
     return reshaped(x, aval_of(x).shape[:-1]) if vector else x
 
@@ -99,7 +101,8 @@ def eigh(a: Any, UPLO: str = "L") -> Any:
     """(eigenvalues, eigenvectors) of the symmetric matrices that have this triangle of a."""
     a = _matrices("eigh", a)
     if UPLO.upper() not in ("L", "U"):
-        raise ShapeError(explain(f"np.linalg.eigh: UPLO is {UPLO!r}, 'L' or 'U' is needed."))
+        raise ShapeError(explain(f"np.linalg.eigh: UPLO is {UPLO!r}, 'L' or 'U' is needed.",
+                                 remedy="Leave it out for the lower triangle, 'L'."))
     return _EIGH(*decompositions.eigh(a, lower=UPLO.upper() == "L"))
 
 

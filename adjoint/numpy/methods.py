@@ -70,7 +70,8 @@ def to_int(x: Tracer) -> int:
 
 def to_index(x: Tracer) -> int:
     if x.aval.ndim or x.aval.dtype.kind not in "iu":
-        raise TypeError(explain(f"{x.aval} is not one integer, as an index or a count must be."))
+        raise TypeError(explain(f"{x.aval} is not one integer, as an index or a count must be.",
+                                remedy="Reduce it to one element, and convert it: x.astype(np.int64)."))
     return operator.index(number(x, "an index or a count", remedy=rewrite(COUNT)))
 
 
@@ -81,7 +82,8 @@ def to_array(x: Tracer, dtype: Any = None, copy: Any = None) -> np.ndarray:
 
 def length(x: Tracer) -> int:
     if not x.aval.ndim:
-        raise TypeError(explain("len() of a 0-d array."))
+        raise TypeError(explain("len() of a 0-d array.",
+                                remedy="Reshape it first: x.reshape(1)."))
     return x.aval.shape[0]
 
 
@@ -149,7 +151,8 @@ def transpose(x: Tracer, *axes: Any) -> Any:
 def astype(x: Tracer, dtype: Any, order: str = "K", casting: str = "unsafe", subok: bool = True, copy: bool = True) -> Any:
     """The same numbers in another dtype; a copy unless copy=False and nothing changes."""
     if not np.can_cast(x.aval.dtype, dtype, casting):
-        raise TypeError(explain(f"astype: {x.aval.dtype} to {np.dtype(dtype)} is not allowed by casting={casting!r}."))
+        raise TypeError(explain(f"astype: {x.aval.dtype} to {np.dtype(dtype)} is not allowed by casting={casting!r}.",
+                                remedy="Leave casting out, or choose another dtype."))
     y = convert(x, dtype)
     return fresh(x, in_c_order(x)) if y is x and copy else y
 
@@ -181,7 +184,8 @@ def view(x: Tracer, dtype: Any = None, type: Any = None) -> Any:
 def item(x: Tracer, *args: Any) -> Any:
     y = x if not args else x[args[0] if isinstance(args[0], tuple) else args] if x.aval.ndim == len(args) else x.ravel()[args[0]]
     if y.aval.size != 1:
-        raise ValueError(explain(f"item() of {y.aval}: only an array of one element is one number."))
+        raise ValueError(explain(f"item() of {y.aval}: only an array of one element is one number.",
+                                 remedy="Choose an element first, x[0], or reduce: x.sum()."))
     return np.asarray(number(y, "item()", exact=True)).item()
 
 

@@ -30,7 +30,8 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if len(axes) == 1:
         return _vector_norm(x, ord, axes, keepdims)
     if len(axes) != 2:
-        raise ShapeError(explain(f"norm: a norm over {len(axes)} axes is defined for ord=None only."))
+        raise ShapeError(explain(f"norm: a norm over {len(axes)} axes is defined for ord=None only.",
+                                 remedy="Give one axis or two."))
     return _matrix_norm(x, ord, axes, keepdims)
 
 
@@ -51,7 +52,8 @@ def _vector_norm(x: Any, ord: Any, axes: tuple, keepdims: Any) -> Any:
     if ord == 1:
         return reduced("sum", TABLE["absolute"](x), axes, keepdims)
     if isinstance(ord, str):
-        raise ShapeError(explain(f"norm: ord={ord!r} is a norm of matrices."))
+        raise ShapeError(explain(f"norm: ord={ord!r} is a norm of matrices.",
+                                 remedy="Give two axes: axis=(0, 1); or a number as ord."))
     total = reduced("sum", TABLE["absolute"](x) ** ord, axes, keepdims)
     zero = TABLE["equal"](total, 0.0)
     return where_row(zero, 0.0, where_row(zero, 1.0, total) ** (1.0 / ord)) if ord > 0 else total ** (1.0 / ord)

@@ -56,7 +56,8 @@ def _unstretched(x: Any, x_labels: list, w: Any, w_labels: list) -> tuple:
     for a in longer:
         if 1 not in (sizes[0][a], sizes[1][a]):
             raise ShapeError(explain(f"a product of {aval_of(x)} and {aval_of(w)}: two axes that go together differ, "
-                                     f"{sizes[0][a]} != {sizes[1][a]}."))
+                                     f"{sizes[0][a]} != {sizes[1][a]}.",
+                                     remedy="Permute one operand, or name other axes."))
     if not longer:
         return x, x_labels, w, w_labels
     kept = [[a for a in labels if not (a in longer and size[a] == 1)] for labels, size in ((x_labels, sizes[0]), (w_labels, sizes[1]))]
@@ -124,7 +125,8 @@ def vecmat(x1: Any, x2: Any) -> Any:
 def _vectors(x: Any, w: Any, name: str, x_core: list, w_core: list) -> Any:
     m, n = aval_of(x).ndim - len(x_core), aval_of(w).ndim - len(w_core)
     if m < 0 or n < 0:
-        raise ShapeError(explain(f"{name}: an operand has too few axes: left {aval_of(x)}, right {aval_of(w)}."))
+        raise ShapeError(explain(f"{name}: an operand has too few axes: left {aval_of(x)}, right {aval_of(w)}.",
+                                 remedy="Insert an axis of one element: x[None]."))
     _check_inner(name, x, w, -1, -1 if len(w_core) == 1 else -2)
     depth = max(m, n)
     lead = lambda count: [("batch", i) for i in range(depth - count, depth)]
@@ -187,7 +189,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     else:
         left, right = (tuple(v) if isinstance(v, (tuple, list, np.ndarray)) else (v,) for v in axes)
     if len(left) != len(right):
-        raise ShapeError(explain(f"tensordot: {len(left)} axes of the first array, {len(right)} of the second."))
+        raise ShapeError(explain(f"tensordot: {len(left)} axes of the first array, {len(right)} of the second.",
+                                 remedy="Give as many axes of either array."))
     return _tensordot(x, w, tuple(axis_of(i, m) for i in left), tuple(axis_of(j, n) for j in right), "tensordot")
 
 
@@ -218,7 +221,8 @@ def cross(a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axi
     x, w = np.moveaxis(value_of(a), axisa, -1), np.moveaxis(value_of(b), axisb, -1)
     counts = aval_of(x).shape[-1], aval_of(w).shape[-1]
     if counts != (3, 3):
-        raise ShapeError(explain(f"cross: vectors have {counts[0]} and {counts[1]} components, both need 3."))
+        raise ShapeError(explain(f"cross: vectors have {counts[0]} and {counts[1]} components, both need 3.",
+                                 remedy="Append a zero to vectors of two components."))
     i, j = np.array([1, 2, 0]), np.array([2, 0, 1])
     y = x[..., i] * w[..., j] - x[..., j] * w[..., i]
     return np.moveaxis(y, -1, axisc)

@@ -94,7 +94,8 @@ def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     axes = tuple([axis_of(a, ndim) for a in axis]) if isinstance(axis, (tuple, list)) else (axis_of(axis, ndim),)
     if len(set(axes)) != len(axes):
-        raise ShapeError(explain(f"axis {axis} names an axis twice."))
+        raise ShapeError(explain(f"axis {axis} names an axis twice.",
+                                 remedy="Name each axis once."))
     return axes
 
 

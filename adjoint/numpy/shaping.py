@@ -33,7 +33,8 @@ def full_shape(shape: Any, size: int) -> tuple[int, ...]:
     for n in shape:
         rest *= n if n != -1 else 1
     if shape.count(-1) > 1 or rest == 0 or size % rest:
-        raise ShapeError(explain(f"reshape: {size} elements do not fit the shape {shape}."))
+        raise ShapeError(explain(f"reshape: {size} elements do not fit the shape {shape}.",
+                                 remedy="Sizes multiply to the number of elements; one of them may be -1."))
     return tuple([size // rest if n == -1 else n for n in shape])
 
 
@@ -72,7 +73,8 @@ def transpose(a: Any, axes: Any = None) -> Any:
     ndim = aval_of(a).ndim
     order = tuple(reversed(range(ndim))) if axes is None else axes_of(tuple(axes), ndim)
     if len(order) != ndim:
-        raise ShapeError(explain(f"transpose: axes {axes} for an array of {ndim} axes."))
+        raise ShapeError(explain(f"transpose: axes {axes} for an array of {ndim} axes.",
+                                 remedy="Name each axis once, from 0."))
     return permute_cell(a, order)
 
 
@@ -80,7 +82,8 @@ def transpose(a: Any, axes: Any = None) -> Any:
 def matrix_transpose(x: Any, /) -> Any:
     """The last two axes exchanged: a view."""
     if aval_of(value_of(x)).ndim < 2:
-        raise ShapeError(explain("matrix_transpose needs at least two axes."))
+        raise ShapeError(explain("matrix_transpose needs at least two axes.",
+                                 remedy="A vector becomes a matrix by x[None] or x[:, None]."))
     return swapaxes(x, -1, -2)
 
 
@@ -101,7 +104,8 @@ def moveaxis(a: Any, source: Any, destination: Any) -> Any:
     ndim = aval_of(a).ndim
     source, destination = axes_of(source, ndim), axes_of(destination, ndim)
     if len(source) != len(destination):
-        raise ShapeError(explain("moveaxis: source and destination differ in length."))
+        raise ShapeError(explain("moveaxis: source and destination differ in length.",
+                                 remedy="Give one destination for every source."))
     order = [i for i in range(ndim) if i not in source]
     for to, axis in sorted(zip(destination, source, strict=True)):
         order.insert(to, axis)
@@ -135,7 +139,8 @@ def squeeze(a: Any, axis: Any = None) -> Any:
         return reshape_cell(a, tuple(n for n in shape if n != 1))
     gone = axes_of(axis, len(shape))
     if any(shape[i] != 1 for i in gone):
-        raise ShapeError(explain(f"squeeze: an axis of {gone} in the shape {shape} has more than one element."))
+        raise ShapeError(explain(f"squeeze: an axis of {gone} in the shape {shape} has more than one element.",
+                                 remedy="Name axes of one element, or leave axis out."))
     return reshape_cell(a, tuple(n for i, n in enumerate(shape) if i not in gone))
 
 
@@ -246,12 +251,18 @@ def tile(A: Any, reps: Any) -> Any:
     """A repeated along each axis."""
     a = value_of(A)
     reps = tuple(map(size_of, reps)) if isinstance(reps, (tuple, list, np.ndarray)) else (size_of(reps),)
+    _refuse_negative("tile", "reps", reps)
     shape = aval_of(a).shape
     ndim = max(len(reps), len(shape))
     reps, shape = (1,) * (ndim - len(reps)) + reps, (1,) * (ndim - len(shape)) + shape
     y = reshaped(strong(a), tuple(n for size in shape for n in (1, size)))
     y = broadcasted(y, tuple(n for count, size in zip(reps, shape, strict=True) for n in (count, size)))
     return bind(TABLE["reshape"], y, shape=tuple(count * size for count, size in zip(reps, shape, strict=True)))
+
+
+def _refuse_negative(name: str, what: str, counts: Any) -> None:
+    if np.any(np.asarray(counts) < 0):
+        raise ShapeError(explain(f"{name}: {what} is {counts!r:.60}, expected numbers of at least 0.", remedy="0 leaves an empty axis."))
 
 
 @implements()
@@ -263,6 +274,10 @@ def repeat(a: Any, repeats: Any, axis: Any = None) -> Any:
     shape = aval_of(a).shape
     axis = axis_of(axis, len(shape))
     counts = np.asarray(repeats)
+    _refuse_negative("repeat", "repeats", repeats)
+    if counts.size not in (1, shape[axis]):
+        raise ShapeError(explain(f"repeat: {counts.size} counts for an axis of {shape[axis]} elements.",
+                                 remedy="Give one number for all elements, or one for each."))
     if counts.size != 1:
         return np.take(a, np.repeat(np.arange(shape[axis]), counts), axis=axis)
     count = int(counts.reshape(()))

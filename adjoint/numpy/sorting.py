@@ -93,7 +93,8 @@ def median(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = Fa
     x, shape, axes = _joined(floating(a), axis)
     count = aval_of(x).shape[-1]
     if not count:
-        raise ShapeError(explain("median of an empty axis has no value."))
+        raise ShapeError(explain("median of an empty axis has no value.",
+                                 remedy="Check the selection in front of it."))
     ordered = bind(TABLE["sort"], x, axis=aval_of(x).ndim - 1)
     low, high = (count - 1) // 2, count // 2
     y = ordered[..., low] if low == high else (ordered[..., low] + ordered[..., high]) / 2.0

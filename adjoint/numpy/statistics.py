@@ -37,7 +37,8 @@ def cov(m: Any, y: Any = None, rowvar: bool = True, bias: bool = False, ddof: in
 def _variables(x: Any, rowvar: bool, dtype: Any) -> Any:
     x = floating(x) if dtype is None else convert(strong(value_of(x)), dtype)
     if aval_of(x).ndim > 2:
-        raise ShapeError(explain(f"cov: {aval_of(x)} has more than two axes."))
+        raise ShapeError(explain(f"cov: {aval_of(x)} has more than two axes.",
+                                 remedy="Reshape it to [variables, observations]."))
     x = np.atleast_2d(x) if aval_of(x).ndim < 2 or rowvar else x.T
     return convert(x, np.result_type(aval_of(x).dtype, np.float64))        # NumPy computes in float64 at least
 
@@ -110,10 +111,12 @@ def sliding_window_view(x: Any, window_shape: Any, axis: Any = None, *, subok: b
     axes = axes_of(None, aval_of(x).ndim) if axis is None else \
         tuple(axis_of(a, aval_of(x).ndim) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
     if len(windows) != len(axes):
-        raise ShapeError(explain(f"sliding_window_view: {len(windows)} window sizes for {len(axes)} axes."))
+        raise ShapeError(explain(f"sliding_window_view: {len(windows)} window sizes for {len(axes)} axes.",
+                                 remedy="Give one window size for every axis."))
     for window, a in zip(windows, axes, strict=True):
         count = aval_of(x).shape[a] - window + 1
         if window < 0 or count <= 0:
-            raise ShapeError(explain(f"sliding_window_view: a window of {window} does not fit an axis of {aval_of(x).shape[a]}."))
+            raise ShapeError(explain(f"sliding_window_view: a window of {window} does not fit an axis of {aval_of(x).shape[a]}.",
+                                     remedy="Use a smaller window, or pad the array first."))
         x = np.moveaxis(gather(x, (a,), (np.arange(count)[:, None] + np.arange(window),), a), a + 1, -1)
     return x

@@ -56,7 +56,8 @@ def _read(operands: tuple) -> tuple[list, Any, list]:
         inputs = [list(operands[2 * i + 1]) for i in range(pairs)]
         result = list(operands[-1]) if len(operands) % 2 else None
     if len(inputs) != len(arrays):
-        raise ShapeError(explain(f"einsum: {len(inputs)} groups of labels, {len(arrays)} arrays."))
+        raise ShapeError(explain(f"einsum: {len(inputs)} groups of labels, {len(arrays)} arrays.",
+                                 remedy="Separate the labels of the arrays by commas: 'ij,jk->ik'."))
     return inputs, result, arrays
 
 
@@ -71,7 +72,8 @@ def _letters(part: str) -> list:
             labels.append(rest[0])
             rest = rest[1:]
         else:
-            raise ShapeError(explain(f"einsum: {rest[0]!r} is no label in {part!r}."))
+            raise ShapeError(explain(f"einsum: {rest[0]!r} is no label in {part!r}.",
+                                     remedy="Labels are letters: 'ij,jk->ik'."))
     return labels
 
 
@@ -81,7 +83,8 @@ def _labelled(inputs: list, result: Any, arrays: list) -> tuple[list, list]:
     for names, x in zip(inputs, arrays, strict=True):
         ndim, named = aval_of(x).ndim, len(names) - (Ellipsis in names)
         if ndim < named or (Ellipsis not in names and ndim != named):
-            raise ShapeError(explain(f"einsum: {named} labels for {aval_of(x)}."))
+            raise ShapeError(explain(f"einsum: {named} labels for {aval_of(x)}.",
+                                     remedy="Give one label for every axis, or ... for those that are left."))
         dots = [("dots", k) for k in reversed(range(ndim - named))]
         widest = max(widest, len(dots))
         at = names.index(Ellipsis) if Ellipsis in names else len(names)
@@ -97,7 +100,8 @@ def _labelled(inputs: list, result: Any, arrays: list) -> tuple[list, list]:
         result = [*result[:at], *dots, *result[at + 1:]]
     known = set(itertools.chain(*full))
     if len(set(result)) != len(result) or not known.issuperset(result):
-        raise ShapeError(explain(f"einsum: the result's labels {result} must be distinct labels of the operands."))
+        raise ShapeError(explain(f"einsum: the result's labels {result} must be distinct labels of the operands.",
+                                 remedy="Write each label of the result once, and only labels that an operand has."))
     return full, list(result)
 
 
@@ -108,7 +112,8 @@ def _distinct(x: Any, names: list) -> tuple[Any, list]:
             i = names.index(a)
             j = names.index(a, i + 1)
             if aval_of(x).shape[i] != aval_of(x).shape[j]:
-                raise ShapeError(explain(f"einsum: the label {a!r} names axes of {aval_of(x).shape[i]} and {aval_of(x).shape[j]}."))
+                raise ShapeError(explain(f"einsum: the label {a!r} names axes of {aval_of(x).shape[i]} and {aval_of(x).shape[j]}.",
+                                         remedy="Axes with the same label have the same size: permute an operand, or change a label."))
             x = diagonal(x, 0, i, j)
             names = [b for k, b in enumerate(names) if k not in (i, j)] + [a]
     return x, names
@@ -119,7 +124,8 @@ def _sizes(terms: Sequence) -> dict:
     for x, names in terms:
         for a, n in zip(names, aval_of(x).shape, strict=True):
             if sizes.get(a, 1) != 1 and n not in (1, sizes[a]):
-                raise ShapeError(explain(f"einsum: the label {a!r} names axes of {sizes[a]} and {n}."))
+                raise ShapeError(explain(f"einsum: the label {a!r} names axes of {sizes[a]} and {n}.",
+                                         remedy="Axes with the same label have the same size: permute an operand, or change a label."))
             sizes[a] = n if sizes.get(a, 1) == 1 else sizes[a]
     return sizes
 

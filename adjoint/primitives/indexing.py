@@ -45,7 +45,8 @@ def iota(*, shape, axis, dtype):
 
 def _index_shape(name: str, x: Aval, indices: tuple[Aval, ...]) -> tuple[int, ...]:
     if len(indices) > x.ndim or not indices:
-        raise ShapeError(explain(f"{name}: {len(indices)} index arrays for {x}, which has {x.ndim} axes."))
+        raise ShapeError(explain(f"{name}: {len(indices)} index arrays for {x}, which has {x.ndim} axes.",
+                                 remedy="Give at most one index array for every axis."))
     for index in indices:
         if index.dtype.kind not in "iu":
             raise DtypeError(explain(f"{name}: an index array is {index}.", remedy="Index with integers; for a mask use np.nonzero(mask)."))
@@ -62,7 +63,8 @@ def _out_of_range(name: str, shape: tuple, indices: tuple) -> IndexRangeError:
             value = int(np.asarray(index).ravel()[int(np.argmax(outside))])
             return IndexRangeError(explain(f"{name}: index {value} is outside of axis {axis}, which has size {size}.",
                                            remedy=f"Valid indices are {-size} to {size - 1}." if size else "The axis is empty."))
-    return IndexRangeError(explain(f"{name}: an index array does not fit {shape}."))
+    return IndexRangeError(explain(f"{name}: an index array does not fit {shape}.",
+                                   remedy="Index arrays broadcast together: reshape one."))
 
 
 def _prepare(args: tuple) -> tuple:
@@ -181,7 +183,8 @@ def _scatter_shape(name: str) -> Callable:
     def shape(x: Aval, updates: Aval, *indices: Aval) -> Aval:
         expected = (*_index_shape(name, x, indices), *x.shape[len(indices):])
         if updates.shape != expected:
-            raise ShapeError(explain(f"{name}: updates are {updates}, the indexed places have shape {expected}."))
+            raise ShapeError(explain(f"{name}: updates are {updates}, the indexed places have shape {expected}.",
+                                     remedy="Reshape or broadcast the updates to that shape."))
         return Aval(x.shape, x.dtype)
     return shape
 

@@ -93,7 +93,8 @@ def of_lower(g: Any) -> Any:
 def check_square(name: str, a: Aval) -> Aval:
     """The aval of square matrices of floats, or an error."""
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
-        raise ShapeError(explain(f"{name}: square matrices are needed along the last two axes, found {a}."))
+        raise ShapeError(explain(f"{name}: square matrices are needed along the last two axes, found {a}.",
+                                 remedy="Check the order of the axes; least squares: x.T @ x and x.T @ y."))
     return check_floating(name, a)
 
 
