@@ -1,7 +1,8 @@
 """Which sources a model, its loss and its optimizer are made of, and a digest of them: old evidence is told by it.
 
 The modules are found, not listed: those of every class and function in the trees that a target names (through closures), then those that
-their text refers to, as long as they lie in adjoint.nn, adjoint.optim or examples. Comments, docstrings and blank lines do not count.
+their text refers to, as long as they lie in adjoint.nn, adjoint.optim or examples. What cannot change a run that has ended well does not
+count: comments, docstrings, blank lines, and checks that only raise.
 """
 
 from __future__ import annotations
@@ -144,7 +145,11 @@ def file_of(name: str) -> Path:
 
 
 def essence(text: str) -> str:
-    """The code of a source: without comments, docstrings and blank lines, so that better words do not make evidence old."""
+    """The code of a source that a run's numbers depend on: better words and a further check do not make evidence old.
+
+    >>> essence("def f(x):\\n    if x < 0:  # no root\\n        raise ValueError(x)\\n    return x\\n")
+    'def f(x):\\n    return x'
+    """
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -153,9 +158,16 @@ def essence(text: str) -> str:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
             first = node.body[0]
-            for row in range(first.lineno, first.end_lineno + 1):
-                lines[row - 1] = ""
+            _blank(lines, first)
+        elif isinstance(node, ast.If) and not node.orelse and all(isinstance(x, ast.Raise) for x in node.body):
+            _blank(lines, node)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-1] == "errors":
+            _blank(lines, node)
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _blank(lines: list[str], node: ast.stmt) -> None:
+    lines[node.lineno - 1:node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
 
 
 def digest(modules: Iterable[str]) -> str:

@@ -94,6 +94,8 @@ def softplus(x: Any, beta: float = 1.0, threshold: float | None = None) -> Any:
     >>> softplus(np.array([-1000.0, 0.0, 1000.0])).round(4)
     array([0.000e+00, 6.931e-01, 1.000e+03])
     """
+    if isinstance(beta, (int, float)) and not beta > 0:
+        raise ConfigError(explain(f"softplus: beta is {beta!r}, expected a number above 0.", remedy="1 is usual."))
     y = _softplus(x) if isinstance(beta, float) and beta == 1.0 else _softplus(beta * x) / beta
     return y if threshold is None else np.where(beta * x > threshold, x, y)
 
@@ -143,6 +145,9 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> softmax(np.array([1000.0, 1000.0 + np.log(3.0)])).round(4)
     array([0.25, 0.75])
     """
+    if not -np.ndim(x) <= axis < np.ndim(x) or not np.shape(x)[axis]:
+        raise ShapeError(explain(f"softmax: axis {axis} of {aval_of(x)}, expected one of its axes, which is not empty.",
+                                 remedy="Classes are the last axis: axis=-1."))
     from_top = np.exp(x - stop_gradient(np.max(x, axis=axis, keepdims=True)))
     return from_top / np.sum(from_top, axis=axis, keepdims=True)
 
@@ -153,6 +158,9 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     >>> log_softmax(np.array([1000.0, 1000.0 + np.log(3.0)])).round(4)
     array([-1.3863, -0.2877])
     """
+    if not -np.ndim(x) <= axis < np.ndim(x) or not np.shape(x)[axis]:
+        raise ShapeError(explain(f"log_softmax: axis {axis} of {aval_of(x)}, expected one of its axes, which is not empty.",
+                                 remedy="Classes are the last axis: axis=-1."))
     z = x - stop_gradient(np.max(x, axis=axis, keepdims=True))
     return z - np.log(np.sum(np.exp(z), axis=axis, keepdims=True))
 

@@ -108,7 +108,8 @@ class MultiheadAttention(Module):
             raise ConfigError(explain(f"MultiheadAttention: {embed_dim} features cannot be shared by {num_heads} heads.",
                                       remedy="Choose num_heads that divides embed_dim."))
         if not 0.0 <= dropout < 1.0:
-            raise ConfigError(explain(f"MultiheadAttention: dropout is {dropout!r}, expected a share from 0 to below 1."))
+            raise ConfigError(explain(f"MultiheadAttention: dropout is {dropout!r}, expected a share from 0 to below 1.",
+                                      remedy="0.1 is usual."))
         out = Linear(embed_dim, embed_dim, bias, rng=rng, dtype=dtype)
         self._place(in_proj_weight=init.xavier_uniform((3 * embed_dim, embed_dim), rng, dtype=dtype),
                     in_proj_bias=np.zeros(3 * embed_dim, dtype) if bias else None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, ShapeError, explain
+from ..errors import ConfigError, DtypeError, ShapeError, explain
 
 Shape = tuple[int, ...]
 
@@ -42,6 +42,8 @@ def generator(rng: Any) -> np.random.Generator:
 
 
 def _uniform(shape: Shape, rng: np.random.Generator, bound: float, dtype: Any) -> np.ndarray:
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise DtypeError(explain(f"initial values: dtype is {np.dtype(dtype)}, expected float32 or float64.", remedy="dtype=np.float32"))
     return generator(rng).uniform(-bound, bound, shape).astype(dtype)
 
 

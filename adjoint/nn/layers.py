@@ -72,6 +72,9 @@ class Sequential(Module):
     layers: tuple = inline()
 
     def __init__(self, *layers: Callable) -> None:
+        if not all(map(callable, layers)):
+            raise ConfigError(explain(f"Sequential: {next(x for x in layers if not callable(x))!r:.60} is no layer.",
+                                      remedy="Give the layers one by one, Modules or functions: Sequential(*layers)."))
         self._place(layers=layers)
 
     def __call__(self, x: Any) -> Any:
@@ -105,6 +108,9 @@ def mlp(*features: int, activation: Callable, rng: np.random.Generator, weight_i
     >>> mlp(2, 4, 3, activation=relu, rng=np.random.default_rng(0))(np.ones((5, 2), np.float32)).shape
     (5, 3)
     """
+    if len(features) < 2:
+        raise ConfigError(explain(f"mlp: features are {features}, expected at least two sizes: inputs and outputs.",
+                                  remedy="For instance mlp(784, 512, 10, activation=nn.relu, rng=rng)."))
     layers: list[Callable] = []
     for inner, outer in itertools.pairwise(features):
         layers += [Linear(inner, outer, rng=rng, weight_init=weight_init, dtype=dtype), activation]

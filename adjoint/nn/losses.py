@@ -139,6 +139,9 @@ def hinge_loss(score: Any, sign: Any, margin: float = 1.0) -> Any:
     np.float64(0.8333)
     """
     _check_shapes("hinge_loss", scores=score, signs=sign)
+    if isinstance(sign, np.ndarray) and not np.all(np.abs(sign) == 1):
+        raise ConfigError(explain(f"hinge_loss: signs go from {sign.min()} to {sign.max()}, expected -1 and 1.",
+                                  remedy="Of labels: 2 * y - 1."))
     return np.mean(relu(margin - sign * score))
 
 
@@ -151,6 +154,9 @@ def logistic_loss(score: Any, sign: Any) -> Any:
     np.True_
     """
     _check_shapes("logistic_loss", scores=score, signs=sign)
+    if isinstance(sign, np.ndarray) and not np.all(np.abs(sign) == 1):
+        raise ConfigError(explain(f"logistic_loss: signs go from {sign.min()} to {sign.max()}, expected -1 and 1.",
+                                  remedy="Of labels: 2 * y - 1."))
     return np.mean(softplus(-(sign * score)))
 
 
@@ -179,6 +185,9 @@ def gaussian_nll(mean: Any, target: Any, variance: Any, *, eps: float = 1e-6, fu
     1.19314718056
     """
     _check_shapes("gaussian_nll", mean=mean, target=target, variance=variance)
+    if isinstance(variance, np.ndarray) and not np.all(variance >= 0):
+        raise ConfigError(explain(f"gaussian_nll: a variance is {np.min(variance)}, expected at least 0.",
+                                  remedy="Let the network give its logarithm: variance = np.exp(out), or nn.softplus(out)."))
     v = variance + stop_gradient(np.where(variance < eps, eps - variance, 0.0))
     difference = mean - target
     loss = np.mean(0.5 * (np.log(v) + difference * difference / v))

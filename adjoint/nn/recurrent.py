@@ -78,7 +78,8 @@ def _expect(layer: str, what: str, found: Any, expected: tuple) -> None:
 
 def _sizes(layer: str, *sizes: int) -> None:
     if any(not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
-        raise ConfigError(explain(f"{layer}: sizes are {', '.join(map(repr, sizes))}, expected positive integers."))
+        raise ConfigError(explain(f"{layer}: sizes are {', '.join(map(repr, sizes))}, expected positive integers.",
+                                  remedy="For instance LSTM(65, 128, rng=rng)."))
 
 
 # ------------------------------------------------------------------------------------------------ cells
@@ -170,7 +171,7 @@ class GRUCell(_Cell):
 
 def _nonlinearity(layer: str, name: str) -> str:
     if name not in ("tanh", "relu"):
-        raise ConfigError(explain(f"{layer}: nonlinearity is {name!r}, expected 'tanh' or 'relu'."))
+        raise ConfigError(explain(f"{layer}: nonlinearity is {name!r}, expected 'tanh' or 'relu'.", remedy="tanh is usual."))
     return name
 
 
@@ -195,7 +196,8 @@ class _Sequence(Module):
         inputs, hidden, layers = sizes
         _sizes(type(self).__name__, *sizes)
         if not 0.0 <= dropout < 1.0:
-            raise ConfigError(explain(f"{type(self).__name__}: dropout is {dropout!r}, expected a share from 0 to below 1."))
+            raise ConfigError(explain(f"{type(self).__name__}: dropout is {dropout!r}, expected a share from 0 to below 1.",
+                                      remedy="0.1 to 0.5 between the layers is usual."))
         made: dict[str, Any] = {}
         for layer in range(layers):
             for reverse in ("", "_reverse")[:1 + bidirectional]:

@@ -17,7 +17,7 @@ from .rule import Optimizer, Where, counter, in_dtype, on_leaves, selection, zer
 
 
 def masked(rule: Optimizer, where: Where) -> Optimizer:
-    """The rule on leaves for which where(name, leaf) is true; on the others u = g. where sees names as in nn.parameter_names.
+    """The rule on leaves for which where(name, leaf) is true; on the others u = g. where sees names as in nn.named_parameters.
 
     >>> from adjoint.optim import scale
     >>> rule = masked(scale(-1.0), lambda name, x: name == "a")
@@ -89,6 +89,9 @@ def accumulate(rule: Optimizer, every: int) -> Optimizer:
     (array([0.]), array([-3.]))
     """
     hyper.whole("accumulate", "every", every)
+    if not hasattr(rule, "update"):
+        raise ConfigError(explain(f"accumulate: the rule is {rule!r:.60}, expected an Optimizer.",
+                                  remedy="Call it with its learning rate: accumulate(optim.sgd(0.1), 4)."))
 
     def update(gradients: Any, state: AccumulateState, parameters: Any) -> tuple[Any, AccumulateState]:
         count = state.count + 1

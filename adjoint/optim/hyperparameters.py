@@ -89,7 +89,7 @@ def rate(value: Any) -> Any:
     """
     if not isinstance(value, Tracer):
         found = np.asarray(value)
-        if found.dtype.kind not in "iuf" or not np.all((found >= 0) & np.isfinite(found)):
+        if found.dtype.kind not in "iuf" or found.shape or not (found >= 0 and np.isfinite(found)):
             raise ConfigError(explain(f"optimizer: the learning rate is {value!r:.80}, expected a finite number >= 0, or a schedule.",
                                       remedy="For instance 1e-3, or optim.schedules.cosine(1e-3, steps)."))
     return value

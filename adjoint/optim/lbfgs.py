@@ -61,7 +61,7 @@ def minimize(function: Callable, start: Any, *, history: int = 10, gradient_tole
     >>> found.x.round(6), found.reason, found.converged
     (array([1., 1.]), 'gradient', True)
     """
-    hyper.whole("minimize", "history", history)
+    history = hyper.whole("minimize", "history", history)
     hyper.whole("minimize", "iterations", iterations, 0)
     hyper.non_negative("minimize", "gradient_tolerance", gradient_tolerance)
     hyper.non_negative("minimize", "decrease_tolerance", decrease_tolerance)

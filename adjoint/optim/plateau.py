@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import ConfigError, explain
 from . import hyperparameters as hyper
 
 WORST = np.finfo(np.float64).max        # before the first loss; infinity is no number that a checkpoint holds without a warning
@@ -88,6 +89,8 @@ def observe(state: Any, loss: Any) -> Any:
     >>> observe(({"mu": 1.0}, ()), 3.0)
     ({'mu': 1.0}, ())
     """
+    if loss is None or isinstance(loss, str) or np.shape(loss) != ():
+        raise ConfigError(explain(f"observe: the loss is {loss!r:.60}, expected a number.", remedy="The mean over the validation set."))
     if isinstance(state, PlateauRule):
         return _advance(state, loss)
     if isinstance(state, tuple) and hasattr(state, "_fields"):

@@ -29,8 +29,8 @@ def box(low: float, high: float) -> Projection:
     >>> box(-1.0, 1.0)(np.array([-3.0, 0.5, 2.0]))
     array([-1. ,  0.5,  1. ])
     """
-    if not np.all(np.asarray(low) <= np.asarray(high)):
-        raise ConfigError(explain(f"box: low is {low!r:.40}, high is {high!r:.40}, expected low <= high.", remedy="Exchange them."))
+    if np.asarray(low).dtype.kind not in "iuf" or np.asarray(high).dtype.kind not in "iuf" or not np.all(np.asarray(low) <= high):
+        raise ConfigError(explain(f"box: low is {low!r:.40}, high is {high!r:.30}, expected low <= high, numbers.", remedy="box(-1, 1)."))
     return lambda x: np.minimum(np.maximum(x, low), high)
 
 
@@ -56,6 +56,9 @@ def simplex(total: float = 1.0) -> Projection:
     hyper.positive("simplex", "total", total)
 
     def onto(x: Any) -> Any:
+        if not np.ndim(x):
+            raise ConfigError(explain("simplex: a parameter is a single number, expected a vector.",
+                                      remedy="Project the other parameters: optim.masked(rule, where)."))
         size = np.shape(x)[-1]
         ranks = np.arange(1.0, size + 1.0, dtype=x.dtype)
         descending = -np.sort(-x, axis=-1)
@@ -77,6 +80,10 @@ def project(rule: Optimizer, onto: Projection) -> Optimizer:
     >>> rule.update(np.array([5.0]), rule.init(np.zeros(1)), np.array([0.5]))[0]
     array([-1.5])
     """
+    if not hasattr(rule, "update") or not callable(onto):
+        raise ConfigError(explain(f"project: the rule is {rule!r:.60}, onto is {onto!r:.60}, expected an Optimizer and a projection.",
+                                  remedy="For instance project(optim.sgd(0.1), optim.box(-1.0, 1.0))."))
+
     def update(gradients: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
         updates, state = rule.update(gradients, state, parameters)
         return on_leaves(lambda u, p: (onto(p + u) - p,), updates, parameters)[0], state

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.aval import aval_of
 from ..core.primitive import TABLE, bind
-from ..errors import ShapeError, TreeError, explain
+from ..errors import ConfigError, ShapeError, TreeError, explain
 from ..nn.module import parameter_names
 from ..tree import Structure, flatten, unflatten
 
@@ -33,10 +33,17 @@ def chain(*rules: Optimizer) -> Optimizer:
     >>> double.update(np.array([3.0]), double.init(None), None)[0]
     array([-6.])
     """
+    if not all(hasattr(rule, "update") for rule in rules):
+        raise ConfigError(explain(f"chain: a rule is {next(r for r in rules if not hasattr(r, 'update'))!r:.60}, expected an Optimizer.",
+                                  remedy="Call each: chain(optim.clip_by_global_norm(1.0), optim.adam(1e-3))."))
+
     def init(parameters: Any) -> tuple:
         return tuple(rule.init(parameters) for rule in rules)
 
     def update(gradients: Any, state: tuple, parameters: Any) -> tuple[Any, tuple]:
+        if not isinstance(state, tuple) or len(state) != len(rules):
+            raise TreeError(explain(f"optimizer: the state is {state!r:.80}, expected that of {len(rules)} chained rules.",
+                                    remedy="Make it with init of the same rule: state = rule.init(parameters)."))
         states = []
         for rule, own in zip(rules, state, strict=True):
             gradients, own = rule.update(gradients, own, parameters)
@@ -72,11 +79,14 @@ def matrices(name: str, x: Any) -> bool:
 
 
 def selection(where: Where, tree: Any) -> list[bool]:
-    """where(name, leaf) of every leaf, names as in nn.parameter_names. It may look at name, shape and dtype, not at values.
+    """where(name, leaf) of every leaf, names as in nn.named_parameters. It may look at name, shape and dtype, not at values.
 
     >>> selection(lambda name, x: name.endswith("weight"), {"weight": np.ones(2), "bias": np.ones(3), "none": None})
     [False, True]
     """
+    if not callable(where):
+        raise ConfigError(explain(f"optimizer: where is {where!r:.60}, expected a function of a leaf's name and the leaf.",
+                                  remedy="For instance optim.matrices, or lambda name, x: name.endswith('weight')."))
     return [bool(where(name, x)) for name, x in zip(parameter_names(tree), flatten(tree)[0], strict=True)]
 
 

@@ -127,6 +127,9 @@ def piecewise(boundaries: Sequence[int], rates: Sequence[float]) -> Schedule:
     >>> [float(piecewise([2, 4], [1.0, 0.5, 0.1])(np.array(t))) for t in (0, 2, 5)]
     [1.0, 0.5, 0.1]
     """
+    if any(isinstance(x, str) or not np.iterable(x) for x in (boundaries, rates)) or any(isinstance(b, str) or b < 0 for b in boundaries):
+        raise ConfigError(explain(f"piecewise: boundaries are {boundaries!r:.40}, rates are {rates!r:.40}, expected counts of updates, "
+                                  "at least 0, and numbers.", remedy="For instance piecewise([1000], [0.1, 0.01])."))
     if len(rates) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
         raise ConfigError(explain(f"piecewise: {len(boundaries)} boundaries, ascending, need {len(boundaries) + 1} rates, "
                                   f"found {len(rates)}.", remedy="Give the rate before the first boundary too."))

@@ -46,10 +46,13 @@ class A:
         """Words."""
         return "# no comment" + x
 '''
+before_return = lambda text: TEXT.replace("        return", f"        {text}\n        return")
 SAME = [TEXT.replace("Words.", "Other words."), TEXT.replace("# a number", "# the rate"), TEXT.replace("import math", "\n\nimport math"),
-        TEXT.replace("  # why", ""), TEXT.replace("    More words.\n", "    More words,\n    and more.\n")]
+        TEXT.replace("  # why", ""), TEXT.replace("    More words.\n", "    More words,\n    and more.\n"),
+        before_return("if x is None:\n            raise ValueError(\n                x)")]
 OTHER = [TEXT.replace("0.1", "0.2"), TEXT.replace("# no comment", "# a comment"), TEXT.replace("+ x", "+ x + x"),
-         TEXT.replace("import math", "import cmath")]
+         TEXT.replace("import math", "import cmath"), before_return("if x is None:\n            x = 0"),
+         before_return("if x is None:\n            raise ValueError(x)\n        else:\n            x = 0")]
 
 
 def test_the_essence_is_the_code():
