@@ -1,4 +1,4 @@
-"""The command `adjoint`: train a network on digits or Fashion-MNIST, resume it to the same bits, and leave a report.
+"""The command `adjoint`: train a network, resume it to the same bits, leave a report; start, measure and plan worlds of ranks.
 
 Invariant: what can fail fails before training starts; errors are one message and a status, never a traceback.
 May import: everything. Read next: train/fit.py.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +18,18 @@ import click
 import numpy as np
 
 from . import nn, optim
+from .compiler.compile import compile
 from .data import Dataset, load_digits, load_fashion_mnist
+from .distributed import run_threads, world
 from .distributed.launch import HANG_SECONDS
 from .distributed.launch import launch as launched
+from .distributed.picture import drawing
+from .distributed.plan import LINKS, Work, links_of, volume
+from .distributed.plan import duration as duration_of
+from .distributed.plan import report as planned
+from .distributed.probe import described
+from .distributed.probe import probe as probed
+from .distributed.profile import load
 from .errors import AdjointError, ConfigError, explain
 from .insight.report import write_report
 from .insight.training import training_report
@@ -27,6 +37,8 @@ from .train.evaluate import Predictor, error_rate
 from .train.fit import Fit, fit
 from .train.progress import Progress, duration
 from .train.run_folder import RunFolder
+from .transforms.derivatives import grad
+from .tree import flatten
 
 INTERRUPTED = 130
 
@@ -183,6 +195,75 @@ def launch(program: tuple[str, ...], **options: Any) -> None:
     Status: 0 finished, 124 a rank hangs, 130 after Ctrl-C, else the program's own.
     """
     sys.exit(launched(program, **options, say=click.echo))
+
+
+@adjoint.command()
+@click.option("--seconds", type=click.FloatRange(0.1), callback=_finite, default=3.0, show_default=True, help="How long to measure.")
+@click.option("--threads", type=click.IntRange(2), default=None, help="Measure so many ranks as threads of this process, without MPI.")
+def probe(seconds: float, threads: int | None) -> None:
+    """Measure a world of ranks: mpiexec -n 4 adjoint probe.
+
+    Latency, bandwidth, and each all-reduce at some sizes, kept in the cache folder: all_reduce of such a world then takes the fastest.
+    """
+    measure = lambda communicator: (communicator.rank, probed(communicator, seconds=seconds))
+    rank, profile = run_threads(threads, measure)[0] if threads else measure(world())
+    if rank == 0:
+        click.echo(described(profile))
+
+
+@adjoint.command()
+@click.option("--compute", type=click.FloatRange(0, min_open=True), callback=_finite, help="Seconds of one worker's gradient.")
+@click.option("--size", type=click.FloatRange(0), callback=_finite, help="Bytes of all gradients: 4 for each float32 parameter.")
+@click.option("--task", type=click.Choice(["digits", "fashion-mnist"]), help="Measure both on this task's network, here and now.")
+@click.option("-n", "--workers", default="1,4,16,64,256,1024", show_default=True, help="Numbers of workers, with commas between.")
+@click.option("--link", default="1gbit", show_default=True, help=f"{', '.join(LINKS)}, or seconds,bytes-a-second.")
+@click.option("--profile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of `adjoint probe`, for the link.")
+@click.option("--jitter", type=click.FloatRange(0, 1), default=0.0, help="Share of the compute that varies from worker to worker.")
+@click.option("--overlap", type=click.FloatRange(0, 1), default=0.0, help="Share of the compute that hides communication.")
+@click.option("--moments", type=click.IntRange(0), default=2, show_default=True, help="The optimizer's arrays of the parameters' size.")
+@click.option("--every-strategy", is_flag=True, help="A line for each strategy, not for the best alone.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw efficiency against workers into this file.")
+def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_strategy: bool, **options: Any) -> None:
+    """How long a step of n workers takes, which strategy to use, and why."""
+    work = _work(**options)
+    counts = [int(word) for word in workers.split(",") if word.strip().isdecimal()]
+    if len(counts) != len(workers.split(",")) or 0 in counts:
+        raise ConfigError(explain(f"--workers is {workers!r:.60}.", where="", remedy="Whole numbers with commas between: 4,16,64."))
+    measured = load(profile) if profile else None
+    if profile and measured is None:
+        raise ConfigError(explain(f"{profile} is no profile.", where="", remedy="Measure one: mpiexec -n 4 adjoint probe."))
+    links = measured.links() if measured else links_of(link)
+    click.echo(planned(counts, work, links, every_strategy=every_strategy))
+    if svg:
+        title = f"{volume(work.size)} of gradients, {duration_of(work.compute)} of compute"
+        svg.write_text(drawing(work, title, LINKS | ({"measured here": links} if measured else {})), encoding="utf-8")
+        click.echo(f"drawn {svg}")
+
+
+def _work(compute: float | None, size: float | None, task: str | None, **shares: Any) -> Work:
+    """What one worker has to do, as it was said or as it is measured."""
+    if task is None and (compute is None or size is None):
+        raise ConfigError(explain("plan: how much work a step is was not said.", where="",
+                                  remedy="--compute 0.25 --size 102e6, or --task digits to measure it here."))
+    if task is not None:
+        recipe, features = (DIGITS, 64) if task == "digits" else (FASHION, 784)
+        seconds, nbytes = _gradient_of(recipe, features)
+        compute, size = seconds if compute is None else compute, nbytes if size is None else size
+    return Work(compute, size, **shares)
+
+
+def _gradient_of(recipe: Recipe, features: int) -> tuple[float, float]:
+    """Seconds of a compiled gradient of a recipe's network, the best of some calls, and the bytes of the gradients."""
+    rng = np.random.default_rng(0)
+    model = nn.mlp(features, *recipe.hidden, 10, activation=nn.relu, rng=rng)
+    x, y = rng.standard_normal((recipe.batch, features)).astype(np.float32), rng.integers(0, 10, recipe.batch)
+    gradient = compile(grad(lambda model, x, y: nn.cross_entropy(model(x), y)))
+    leaves, seconds = flatten(gradient(model, x, y))[0], math.inf
+    for _ in range(30):
+        start = time.perf_counter()
+        gradient(model, x, y)
+        seconds = min(seconds, time.perf_counter() - start)
+    return seconds, float(sum(leaf.nbytes for leaf in leaves))
 
 
 def main() -> None:

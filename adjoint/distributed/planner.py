@@ -1,7 +1,7 @@
 """The planner: how long a step of n workers takes, from compute time, message size, latency, bandwidth and the law of stragglers.
 
 Invariant: every figure is a formula below; the simulator, which runs the schedules, is held against them. Times in seconds, sizes in
-bytes. May import: errors, simulator, stragglers. Read next: stragglers.py.
+bytes. May import: errors, simulator, stragglers. Read next: plan.py, which puts them into words.
 """
 
 from __future__ import annotations
@@ -10,33 +10,63 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from ..errors import ConfigError, explain
 from .simulator import Links
 from .stragglers import expected_wait
+
+Cost = Callable[[int, float, Links], float]
 
 
 def _log(n: int) -> int:
     return max(0, (n - 1).bit_length())
 
 
-def _folded(n: int) -> int:
-    """Rounds that ranks beyond a power of two cost: one before and one after."""
-    return 0 if n & (n - 1) == 0 else 2
+def _ring(n: int, size: float, at: Links) -> float:
+    return 2 * (n - 1) * (at.latency + size / n / at.bandwidth) + (n - 1) / n * size / at.adding
 
 
-COSTS: dict[str, Callable[[int, float, Links], float]] = {
-    "ring": lambda n, size, at: 2 * (n - 1) * (at.latency + size / n / at.bandwidth),
-    "recursive_doubling": lambda n, size, at: (int(math.log2(n)) + _folded(n)) * (at.latency + size / at.bandwidth),
-    "halving_doubling": lambda n, size, at: (2 * int(math.log2(n)) * at.latency + 2 * (1 - 1 / 2 ** int(math.log2(n))) * size / at.bandwidth
-                                             + _folded(n) * (at.latency + size / at.bandwidth)),
-    "tree": lambda n, size, at: 2 * _log(n) * (at.latency + size / at.bandwidth),
-    "parameter_server": lambda n, size, at: 2 * (n - 1) * (at.latency + size / at.bandwidth),
-}
+def _folded(n: int, size: float, at: Links) -> float:
+    """What ranks beyond a power of two cost: a round before, whose receivers add up, and one after."""
+    return 0.0 if n & (n - 1) == 0 else 2 * (at.latency + size / at.bandwidth) + size / at.adding
+
+
+def _recursive_doubling(n: int, size: float, at: Links) -> float:
+    return int(math.log2(n)) * (at.latency + size / at.bandwidth + size / at.adding) + _folded(n, size, at)
+
+
+def _halving_doubling(n: int, size: float, at: Links) -> float:
+    rounds = int(math.log2(n))
+    part = (1 - 0.5 ** rounds) * size
+    return 2 * rounds * at.latency + 2 * part / at.bandwidth + part / at.adding + _folded(n, size, at)
+
+
+def _tree(n: int, size: float, at: Links) -> float:
+    return _log(n) * (2 * (at.latency + size / at.bandwidth) + size / at.adding)
+
+
+def _parameter_server(n: int, size: float, at: Links) -> float:
+    return (n - 1) * (2 * (at.latency + size / at.bandwidth) + size / at.adding)
+
+
+COSTS: dict[str, Cost] = {"ring": _ring, "recursive_doubling": _recursive_doubling, "halving_doubling": _halving_doubling, "tree": _tree,
+                          "parameter_server": _parameter_server}
+
+
+def hierarchical(local: int, inside: Links) -> Cost:
+    """The cost with `local` ranks to a host: a tree inside it over the links `inside`, a ring between hosts.
+
+    >>> hierarchical(4, Links(1e-6, 1e10))(8, 4e6, Links(50e-6, 117.7e6)) < COSTS["ring"](8, 4e6, Links(50e-6, 117.7e6))
+    True
+    """
+    return lambda n, size, at: _tree(local, size, inside) + _ring(n // local, size, at)
 
 
 class Forecast(NamedTuple):
     """One strategy: seconds of a step, of which computing and waiting for the last worker, and not hidden communication; efficiency is the
-    speed of n workers over n times that of one; bytes: sent by the busiest rank."""
+    speed of n workers over n times that of one; bytes: sent by the busiest rank; memory: bytes on each rank, activations not counted;
+    wait_for: of how many workers a step takes the gradient."""
 
     strategy: str
     seconds: float
@@ -44,34 +74,75 @@ class Forecast(NamedTuple):
     communicating: float
     efficiency: float
     bytes: float
+    memory: float
+    wait_for: int
+
+
+def sent_by_the_busiest(strategy: str, workers: int, size: float) -> float:
+    """Bytes that the busiest rank sends in an all-reduce of `size` bytes.
+
+    >>> [sent_by_the_busiest(name, 4, 100.0) for name in ("ring", "tree", "parameter_server")]
+    [150.0, 200.0, 300.0]
+    """
+    if strategy == "parameter_server":
+        return (workers - 1) * size
+    if strategy in ("ring", "halving_doubling", "hierarchical"):
+        return 2 * (workers - 1) / workers * size
+    return _log(workers) * size
 
 
 def forecast(workers: int, *, compute: float, size: float, links: Links, jitter: float = 0.0, wait_for: int | None = None,
-             overlap: float = 0.0) -> list[Forecast]:
+             overlap: float = 0.0, moments: int = 2, costs: dict[str, Cost] = COSTS) -> list[Forecast]:
     """What a synchronous step costs under each all-reduce, the fastest first.
 
     compute: seconds of one worker's gradient, of which the share `jitter` is exponentially distributed; size: bytes of the gradient;
     wait_for: how many workers a step waits for (None: all; fewer only through a parameter server, whose late workers abandon their
-    work); overlap: the share of the compute during which gradients are already on their way.
+    work); overlap: the share of the compute during which gradients are already on their way; moments: arrays of the parameters' size
+    that the optimizer keeps (2: Adam); costs: seconds of an all-reduce by name.
     Raises: ConfigError. Source: Thakur et al. (see schedules.py) for the costs, order statistics for the waiting.
 
     >>> best = forecast(16, compute=0.25, size=102e6, links=Links(50e-6, 117.7e6))[0]
-    >>> best.strategy, round(best.efficiency, 2)
-    ('halving_doubling', 0.13)
+    >>> best.strategy, round(best.efficiency, 2), best.memory / 102e6
+    ('halving_doubling', 0.13, 4.0)
     """
-    if workers < 1 or compute <= 0 or not 0 <= jitter <= 1 or not 0 <= overlap <= 1:
-        raise ConfigError(explain(f"forecast: {workers} workers, compute {compute} s, jitter {jitter}, overlap {overlap}.",
-                                  remedy="At least one worker and some compute; jitter and overlap are shares from 0 to 1."))
+    shares = all(0 <= share <= 1 for share in (jitter, overlap))
+    if workers < 1 or not 0 < compute < math.inf or not 0 <= size < math.inf or moments < 0 or not shares:
+        raise ConfigError(explain(
+            f"forecast: {workers} workers, compute {compute} s, size {size} bytes, jitter {jitter}, overlap {overlap}, moments {moments}.",
+            remedy="At least one worker and some compute; jitter and overlap are shares from 0 to 1."))
     k = workers if wait_for is None else wait_for
     computing = compute * (1.0 - jitter + jitter * expected_wait(workers, k))
     found = []
-    for name, cost in COSTS.items():
+    for name, cost in costs.items():
         if k < workers and name != "parameter_server":
             continue
         wire = cost(workers, size, links) if workers > 1 else 0.0
         left = max(0.0, wire - overlap * compute)
-        sent = {"ring": 2 * (workers - 1) / workers, "halving_doubling": 2 * (workers - 1) / workers,
-                "parameter_server": workers - 1}.get(name, _log(workers)) * size
+        sent = sent_by_the_busiest(name, workers, size) if workers > 1 else 0.0
         seconds = computing + left
-        found.append(Forecast(name, seconds, computing, left, compute * k / (workers * seconds), sent))
+        memory = (2 + moments) * size                       # parameters, gradients and moments; what arrives is added up in blocks
+        found.append(Forecast(name, seconds, computing, left, compute * k / (workers * seconds), sent, memory, k))
     return sorted(found, key=lambda f: f.seconds)
+
+
+def best_wait(workers: int, *, compute: float, jitter: float, communicating: float = 0.0, least: float = 0.75) -> int:
+    """The k for which a step that waits for the first k of n workers, whose late ones abandon their work, makes the most gradients a
+    second: the largest k / (compute (1 - jitter + jitter (H_n - H_{n-k})) + communicating) with k at least the share `least` of n, since
+    the batch shrinks with k.
+
+    >>> best_wait(8, compute=1.0, jitter=1.0), best_wait(8, compute=1.0, jitter=0.1), best_wait(64, compute=1.0, jitter=1.0, least=0.0)
+    (6, 8, 1)
+    """
+    waits = np.cumsum(1.0 / np.arange(workers, 0, -1))
+    speed = np.arange(1, workers + 1) / (compute * (1.0 - jitter + jitter * waits) + communicating)
+    first = max(math.ceil(least * workers), 1) - 1
+    return int(np.argmax(speed[first:])) + first + 1
+
+
+def averaging(workers: int, every: int, *, compute: float, size: float, links: Links) -> float:
+    """Efficiency of workers that step alone and average their parameters by a ring every so many steps: H t / (H t + ring).
+
+    >>> round(averaging(8, 500, compute=1.0, size=4e9, links=Links(0.05, 11.77e6)), 2)
+    0.46
+    """
+    return every * compute / (every * compute + _ring(workers, size, links))

@@ -16,7 +16,7 @@ from . import schedules
 from .collectives import ALGORITHMS, Turn, perform, turns
 from .communicator import Communicator
 from .planner import COSTS
-from .profile import EAGER, VERSION, Line, Profile, file_of, forget, host_names, kind_of, save
+from .profile import EAGER, SMALL, VERSION, Line, Profile, file_of, forget, host_names, kind_of, save
 from .schedules import NOBODY
 from .simulator import Links
 
@@ -128,7 +128,8 @@ def _same_bits(communicator: Communicator) -> bool:
 
 
 def _timings(communicator: Communicator, line: Line, seconds: float) -> dict[str, list[tuple[int, float]]]:
-    """(bytes, seconds) of each all-reduce at each of SIZES that there is time for; one that is four times too slow is not tried again."""
+    """(bytes, seconds) of each all-reduce at each of SIZES that there is time for; one that is four times too slow for a message that is
+    not small is not tried again."""
     found: dict[str, list[tuple[int, float]]] = {}
     deadline, slow = time.monotonic() + seconds, set()
     for i, size in enumerate(SIZES):
@@ -140,7 +141,7 @@ def _timings(communicator: Communicator, line: Line, seconds: float) -> dict[str
         times = {name: timed(communicator, call, left / (len(SIZES) - i) / len(calls)) for name, call in calls.items()}
         for name, each in times.items():
             found.setdefault(name, []).append((size, each))
-            if each > 4 * min(times.values()):
+            if each > 4 * min(times.values()) and size > SMALL:
                 slow.add(name)
     return found
 
@@ -188,3 +189,31 @@ def _large(ladder: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """The messages of a ladder that are not sent at once, or the last two."""
     large = [pair for pair in ladder if pair[0] > EAGER]
     return large if len(large) > 1 else ladder[-2:]
+
+
+def described(profile: Profile) -> str:
+    """A profile as lines of text: the fits, every timing, and what is chosen from which size on.
+
+    >>> line = Line(1e-6, 1e9)
+    >>> print(described(Profile(VERSION, "threads", [0, 0], [], line, line, line, 5e9, 9e9, {"ring": [(4096, 2e-5)]})))
+    2 ranks on 1 host, threads
+    a message           1.0 us + size / 1.00 GB/s up to 8192 bytes, then 1.0 us + size / 1.00 GB/s
+    all ranks at once   1.0 us + size / 1.00 GB/s, adding at 5 GB/s, copying at 9 GB/s
+                              4096 B
+    ring                        20.0
+    (microseconds) chosen: ring up to 8192 bytes, recursive_doubling up to 32768, halving_doubling up to 1048576, ring beyond
+    """
+    fit = lambda line: f"{line.latency * 1e6:.1f} us + size / {line.bandwidth / 1e9:.2f} GB/s"
+    rate = lambda value: "no cost" if value >= _RATE else f"{value / 1e9:.3g} GB/s"
+    hosts = len(set(profile.hosts))
+    sizes = sorted({size for pairs in profile.timings.values() for size, _ in pairs})
+    lines = [f"{len(profile.hosts)} ranks on {hosts} host{'s' * (hosts > 1)}, {profile.kind}",
+             f"a message           {fit(profile.eager)} up to {EAGER} bytes, then {fit(profile.rendezvous)}",
+             f"all ranks at once   {fit(profile.rounds)}, adding at {rate(profile.adding)}, copying at {rate(profile.copying)}",
+             " " * 20 + "".join(f"{size:10d} B" for size in sizes)]
+    for name, pairs in profile.timings.items():
+        times = dict(pairs)
+        lines.append(f"{name:20s}" + "".join(f"{times[size] * 1e6:12.1f}" if size in times else " " * 12 for size in sizes).rstrip())
+    table = profile.table()
+    chosen = [f"{name} up to {limit}{' bytes' * (i == 0)}" for i, (limit, name) in enumerate(table[:-1])]
+    return "\n".join([*lines, f"(microseconds) chosen: {', '.join([*chosen, table[-1][1] + ' beyond'])}"])

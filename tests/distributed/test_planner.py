@@ -2,8 +2,9 @@
 
 import pytest
 
-from adjoint.distributed import ALGORITHMS, Links, Simulator
-from adjoint.distributed.planner import COSTS, forecast
+from adjoint.distributed import ALGORITHMS, Links, Simulator, schedules
+from adjoint.distributed.planner import COSTS, best_wait, forecast, hierarchical, sent_by_the_busiest
+from adjoint.distributed.stragglers import expected_wait
 from adjoint.errors import ConfigError
 
 ETHERNET = Links(50e-6, 117.7e6)
@@ -11,10 +12,36 @@ ETHERNET = Links(50e-6, 117.7e6)
 
 @pytest.mark.parametrize("name", COSTS)
 @pytest.mark.parametrize("n", [2, 3, 4, 6, 8, 13, 16])
-def test_a_formula_is_the_time_of_its_schedule(name, n):
+@pytest.mark.parametrize("links", [ETHERNET, Links(5e-6, 4e9, 2e9)], ids=["wire", "memory"])
+def test_a_formula_is_the_time_of_its_schedule(name, n, links):
     size = 1_000_000
-    simulated = Simulator(n, ETHERNET).run(ALGORITHMS[name](n, size), bytes_per_element=4)
-    assert COSTS[name](n, 4.0 * size, ETHERNET) == pytest.approx(float(simulated), rel=1e-4)
+    simulated = Simulator(n, links).run(ALGORITHMS[name](n, size), bytes_per_element=4)
+    assert COSTS[name](n, 4.0 * size, links) == pytest.approx(float(simulated), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 13])
+def test_the_busiest_rank_sends_what_its_schedule_says(name, n):
+    world = Simulator(n, ETHERNET)
+    world.run(ALGORITHMS[name](n, 10_000), bytes_per_element=4)
+    if name not in ("recursive_doubling", "halving_doubling") or n & (n - 1) == 0:         # those beyond a power of two send to some twice
+        assert sent_by_the_busiest(name, n, 40_000.0) == pytest.approx(world.bytes_sent.max(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "local"), [(8, 4), (8, 2), (12, 4), (4, 4)])
+def test_hosts_with_links_of_their_own(n, local):
+    """All links alike, so that the simulator can say it too."""
+    links, size = Links(5e-6, 4e9, 2e9), 1_000_000
+    simulated = Simulator(n, links).run(schedules.hierarchical(n, size, local=local), bytes_per_element=4)
+    assert hierarchical(local, links)(n, 4.0 * size, links) == pytest.approx(float(simulated), rel=1e-4)
+
+
+def test_the_best_number_to_wait_for_makes_the_most_gradients_a_second():
+    for n, jitter, wire in ((8, 0.5, 0.2), (16, 0.3, 0.0), (5, 1.0, 2.0)):
+        k = best_wait(n, compute=1.0, jitter=jitter, communicating=wire, least=0.0)
+        speeds = [k / (1 - jitter + jitter * expected_wait(n, k) + wire) for k in range(1, n + 1)]
+        assert speeds[k - 1] == max(speeds)
+    assert best_wait(8, compute=1.0, jitter=1.0) == 6 and best_wait(1, compute=1.0, jitter=1.0) == 1
 
 
 @pytest.mark.mission(58)

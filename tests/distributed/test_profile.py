@@ -1,0 +1,107 @@
+"""The profile of a world: kept whole, distrusted where damaged, and one choice of algorithm on all ranks; the probe that measures it."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from adjoint.distributed import Alone, run_threads
+from adjoint.distributed.collectives import all_reduce_in_place
+from adjoint.distributed.probe import line_through, probe, timed
+from adjoint.distributed.profile import DEFAULT, VERSION, Line, Profile, chosen, file_of, forget, host_names, load, save
+from adjoint.errors import ConfigError
+
+LINE = Line(1e-6, 1e9)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADJOINT_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def made(**timings):
+    timings = timings or {"tree": [(1024, 1.0), (4096, 4.0)], "ring": [(1024, 2.0), (4096, 3.0)]}
+    return Profile(VERSION, "threads", [0, 0, 0], [(8, 1e-6), (4096, 2e-6)], LINE, LINE, LINE, 1e9, 1e9, timings)
+
+
+def place_of(n):
+    """Where the profile of n threads lies."""
+    return file_of("threads", run_threads(n, host_names)[0])
+
+
+def test_the_fastest_at_each_size_and_the_default_far_beyond():
+    assert made().table() == ((2048, "tree"), (8192, "ring"), *DEFAULT)
+    assert made(tree=[(1 << 22, 1.0)], ring=[(1 << 22, 2.0)]).table() == ((np.iinfo(np.int64).max, "tree"),)
+    assert made(mpi=[(1024, 1.0), (4096, 1.0)]).table() == ((8192, "mpi"), *DEFAULT)
+    assert Profile(VERSION, "threads", [0], [], LINE, LINE, LINE, 1e9, 1e9, {}).table() == DEFAULT
+
+
+def test_what_is_saved_is_loaded(folder):
+    save(made(), folder / "a.json")
+    assert load(folder / "a.json") == made() and load(folder / "none.json") is None and load(None) is None
+    assert not [path for path in folder.iterdir() if path.name != "a.json"]
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"version": 0}, "version 0, expected 1"), ({"timings": {"star": []}}, "unknown algorithms star"),
+    ({"adding": 0.0}, "bandwidth that is"), ({"adding": "fast"}, "Expected `float`"),
+    ({"rounds": {"latency": -1.0, "bandwidth": 1.0}}, "latency"), ({"extra": 1}, "extra"),
+    ({"timings": {"ring": [[8, -1.0]]}}, "a time that is none")])
+def test_a_damaged_file_is_left_aside(folder, change, match):
+    damaged = json.loads(msgspec.json.encode(made())) | change
+    (folder / "a.json").write_text(json.dumps(damaged))
+    with pytest.warns(RuntimeWarning, match=match):
+        assert load(folder / "a.json") is None
+    (folder / "a.json").write_text("{\"version\": 1")
+    with pytest.warns(RuntimeWarning, match="Measure again: adjoint probe"):
+        assert load(folder / "a.json") is None
+
+
+def test_all_ranks_choose_by_rank_zeros_table_and_its_messages_are_not_counted():
+    default = run_threads(3, lambda c: [chosen(size, c) for size in (8, 10 ** 6, 10 ** 9)])
+    assert default == [["recursive_doubling", "halving_doubling", "ring"]] * 3
+    save(made(parameter_server=[(1024, 1.0)], tree=[(1 << 22, 1.0)]), place_of(3))
+
+    def program(c):
+        names, counts = [chosen(8, c), chosen(10 ** 9, c)], (c.counts.rounds, c.counts.bytes_sent)
+        summed = all_reduce_in_place(np.ones(2), c)
+        return names, counts, summed.tolist(), c.counts.rounds
+    found = run_threads(3, program)
+    assert [each[:3] for each in found] == [(["parameter_server", "tree"], (0, 0), [3.0, 3.0])] * 3
+    assert found[0][3] == 4 and found[1][3] == 2               # the server's rounds, and a worker's
+
+
+def test_a_world_without_mpi_does_not_choose_its_all_reduce():
+    save(made(mpi=[(1 << 22, 1.0)]), place_of(2))
+    assert run_threads(2, lambda c: chosen(8, c)) == ["recursive_doubling"] * 2
+
+
+def test_the_probe_measures_keeps_and_is_used_from_then_on():
+    def program(c):
+        before = chosen(8, c)
+        profile = probe(c, seconds=0.3)
+        return before, profile, chosen(8, c)
+    (before, profile, after), (_, other, after_there) = run_threads(2, program)
+    assert before == "recursive_doubling" and after == after_there == profile.table()[0][1]
+    assert load(place_of(2)) == profile and profile.timings == other.timings and profile.hosts == [0, 0]
+    assert set(profile.timings) == {"ring", "recursive_doubling", "halving_doubling", "tree", "parameter_server"}
+    assert profile.ladder[0][0] == 8 and profile.links(8).latency == profile.eager.latency
+
+
+def test_lines_and_times():
+    exact = [(size, 2e-6 + size / 1e8) for size in (8, 64, 4096, 1 << 20)]
+    line = line_through(exact)
+    assert line.latency == pytest.approx(2e-6, rel=1e-6) and line.bandwidth == pytest.approx(1e8, rel=1e-6)
+    assert line_through([(1000, 1e-6), (2000, 3e-6)]).latency == 0.0            # no message arrives before it was sent
+    assert line_through([(8, 1e-6), (4096, 0.9e-6)]).bandwidth == 1e15
+    clock = []
+    assert timed(Alone(), lambda: clock.append(1), 0.01) < 1e-3 and len(clock) > 100
+
+
+def test_bad_worlds():
+    with pytest.raises(ConfigError, match="probe: a world of 1"):
+        probe(Alone())
+    forget(Alone())
+    assert chosen(8, Alone()) == "ring"
