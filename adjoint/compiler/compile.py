@@ -300,7 +300,7 @@ def compile(function: Callable | None = None, *, donate: int | Sequence[int] = (
     if not callable(function):
         raise ConfigError(explain(f"compile: found {type(function).__name__}, expected a function.",
                                   remedy="Give the function itself: ad.compile(f), or use @ad.compile above its def."))
-    numbers = tuple(donate) if isinstance(donate, (tuple, list)) else (donate,)
+    numbers = tuple(donate) if isinstance(donate, Sequence) else (donate,)
     if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers):
         raise ConfigError(explain(f"compile: donate is {donate!r:.60}, expected numbers of positional arguments.",
                                   remedy="Count them from 0: donate=(0, 1)."))

@@ -46,7 +46,14 @@ def error_rate(logits: np.ndarray, labels: np.ndarray) -> float:
     >>> error_rate(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
     0.5
     """
+    _check(logits, labels)
     return float(np.mean(np.argmax(logits, axis=-1) != labels))
+
+
+def _check(logits: np.ndarray, labels: np.ndarray) -> None:
+    if np.ndim(logits) < 2 or np.shape(labels) != np.shape(logits)[:-1] or np.size(labels) == 0:
+        raise ShapeError(explain(f"evaluation: outputs {np.shape(logits)}, labels {np.shape(labels)}, expected outputs [examples, classes] "
+                                 "and a label for each of at least one example.", remedy="Labels are integers, not one-hot."))
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -56,6 +63,7 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray, classes: int) -> np
     array([[0, 0],
            [1, 1]])
     """
+    _check(logits, labels)
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, np.argmax(logits, axis=-1)), 1)
     return counts

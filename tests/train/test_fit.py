@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 import adjoint as ad
 from adjoint import nn, optim
-from adjoint.errors import CheckpointError, ConfigError, DataError, IndexRangeError, NonFiniteError
+from adjoint.errors import CheckpointError, ConfigError, DataError, IndexRangeError, NonFiniteError, ShapeError
 from adjoint.nn.random import normal, philox
 from adjoint.train.evaluate import Predictor, confusion_matrix, error_rate
 from adjoint.train.fit import fit
@@ -272,6 +273,14 @@ def test_prediction_in_blocks():
     np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
     counts = confusion_matrix(found, y, 3)
     assert counts.sum() == 23 and counts.trace() == round(23 * (1 - error_rate(found, y)))
+
+
+@pytest.mark.parametrize("outputs, labels", [((3, 2), (2,)), ((3,), (3,)), ((3, 2), (3, 2)), ((0, 2), (0,)), ((4, 3, 2), (4,))])
+def test_labels_of_other_examples_are_refused(outputs, labels):
+    for measure in (error_rate, lambda found, y: confusion_matrix(found, y, 2)):
+        with pytest.raises(ShapeError, match=re.escape(f"outputs {outputs}, labels {labels}, expected")):
+            measure(np.zeros(outputs), np.zeros(labels, np.int64))
+    assert error_rate(np.eye(3)[[0, 1, 1, 2]].reshape(2, 2, 3), np.array([[0, 2], [1, 2]])) == 0.25
 
 
 class Scaled(nn.Module):
