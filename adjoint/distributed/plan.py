@@ -83,11 +83,11 @@ def advise(workers: int, work: Work, links: Links, *, costs: dict[str, Cost] = C
 def _reason(workers: int, work: Work, links: Links, best: Forecast, ring: Forecast) -> str:
     if workers == 1:
         return "one worker sends nothing"
-    if best.efficiency < 0.5 and best.communicating > best.computing:
+    if best.efficiency < 0.5 and best.communicating > best.computing and best.wait_for == workers:
         alone = averaging(workers, EVERY, compute=work.compute, size=work.size, links=links)
         times = best.communicating / work.compute
-        return (f"the wire takes {duration(best.communicating)}: {times:.3g} times the examples a worker keep half the speed; averages every "
-                f"{EVERY} steps (not in this package) would keep {100 * alone:.0f} %")
+        return (f"the wire takes {duration(best.communicating)}: {times:.3g} times the examples a worker keep half the speed, "
+                f"averages every {EVERY} steps (not in this package) {100 * alone:.0f} %")
     if best.wait_for < workers:
         return (f"the slowest of {workers} is waited for {duration(ring.computing)}; {best.wait_for} of {workers} take "
                 f"{duration(best.computing)}, if the late ones abandon their work")
