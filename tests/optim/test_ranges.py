@@ -8,6 +8,8 @@ import pytest
 from adjoint import optim
 from adjoint.errors import ConfigError
 from adjoint.optim import schedules
+from adjoint.optim.muon import orthogonalize
+from adjoint.tree import flatten
 
 NUMBERS = (float("nan"), float("inf"), "much", None, True, [0.5])
 SHARE, LEAST_0, ABOVE_0, ABOVE_1, WHOLE_0, WHOLE_1 = "in [0, 1)", ">= 0", "> 0", "> 1", "whole number >= 0", "whole number >= 1"
@@ -111,3 +113,11 @@ def test_every_rate_of_a_schedule_is_a_number_of_at_least_zero(name):
         for wrong in (-1e-9, float("nan"), "fast"):
             with pytest.raises(ConfigError, match=f"{name}: rate is"):
                 make(*[wrong if i == at else 0.1 for i in range(count)])
+
+
+def test_what_is_left_out_is_what_the_docstrings_say():
+    assert optim.plateau(0.1) == optim.plateau(0.1, factor=10.0, patience=10, tolerance=1e-4, minimum=0.0)
+    matrix = np.random.default_rng(0).normal(size=(3, 4))
+    np.testing.assert_array_equal(orthogonalize(matrix), orthogonalize(matrix, 5, 1e-7))
+    state = optim.observe(optim.sgd(optim.plateau(0.1)).init(matrix), 1.0)
+    assert all(isinstance(x, np.ndarray) for x in flatten(state)[0])        # what a checkpoint and a compiled step take
