@@ -113,6 +113,12 @@ def test_a_search_gives_up_and_says_so():
     endless = lambda a: lengths.append(a) or Point(a, -a, -1.0, None)
     found, wolfe = strong_wolfe(endless, Point(0.0, 0.0, -1.0, None), 1.0)
     assert not wolfe and lengths == [2.0 ** k for k in range(30)] and found.length == 2.0 ** 29
+    cliffs = []                                                              # falls to a cliff and stands above: the bracket shrinks to it
+    edge = lambda a: cliffs.append(a) or (Point(a, -a, -1.0, None) if a < 1.234 else Point(a, 1.0, -1.0, None))
+    for first in (1.0, 2.0):
+        cliffs.clear()
+        found, wolfe = strong_wolfe(edge, Point(0.0, 0.0, -1.0, None), first)
+        assert not wolfe and len(cliffs) == 30 and 1.2 < found.length < 1.234 and found.value == -found.length
     wrong, wolfe = strong_wolfe(lambda a: Point(a, a, 1.0, None), Point(0.0, 0.0, -1.0, None), 1.0)
     assert not wolfe and wrong.length == 0.0
 
