@@ -32,11 +32,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from types import FrameType
 
 import numpy as np
 
-_FRAMEWORKS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, np.__file__))
+_FRAMEWORKS = (*(os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, np.__file__)), threading.__file__)
 _COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cli.py")
 
 

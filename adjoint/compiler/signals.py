@@ -57,8 +57,8 @@ class Signals:
         return bool(self._read(self._address + at.READY + 8 * number))
 
     def reset(self) -> None:
-        """Before the next call: no result is finished, nothing is cancelled."""
-        self.words[:] = 0
+        """Before the next call: no result is finished, nothing is cancelled, and `outputs` is empty until the call has begun."""
+        self.words[:], self.outputs = 0, ()
 
     def begin(self, outputs: Sequence[np.ndarray | None]) -> None:
         """A call begins that writes these arrays."""

@@ -1,75 +1,30 @@
 """Data parallelism: the same model on every rank, different examples; gradients are summed over ranks before one common update.
 
 Invariant: after every step all ranks hold the same model and state, bit for bit. With `exact_reduce` these bits do not depend on the
-number of ranks. May import: L0-L5, train, collectives. Read next: fixed_point.py.
+number of ranks. May import: L0-L5, train, collectives. Read next: data_step.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..compiler.compile import compile
 from ..errors import CommunicationError, ConfigError, ShapeError, explain
-from ..nn.modes import absorb
-from ..optim import Optimizer, apply_updates
-from ..train.loop import check_parts, choose, objective
+from ..optim import Optimizer
+from ..train.loop import check_parts
 from ..tree import Structure, flatten, unflatten
-from .collectives import all_reduce, broadcast
+from .collectives import all_reduce_in_place, broadcast_in_place
 from .communicator import Communicator
-from .fixed_point import exact_sum
+from .data_step import DataStep, digest_of
+from .engine import Engine
 from .schedules import bounds
 
 SHARDS = 12             # virtual shards of an exact step: dealt evenly to 1, 2, 3, 4, 6 and 12 ranks
 BUCKET = 25 * 2 ** 20   # bytes of gradients that are summed together
-
-
-class Layout(NamedTuple):
-    """Where the gradients of a model lie in flat buckets: structure of the gradients, shape of each, and the gradients of each bucket."""
-
-    structure: Structure
-    shapes: tuple[tuple[int, ...], ...]
-    buckets: tuple[tuple[int, ...], ...]
-
-
-def layout_of(gradients: Any, bucket_bytes: int) -> Layout:
-    """Buckets of one dtype and at most bucket_bytes (one gradient may be larger), in the reverse order of the forward pass.
-
-    >>> layout_of({"a": np.ones(3), "b": np.ones((2, 2)), "c": np.ones(5)}, 64).buckets
-    ((2,), (1, 0))
-    """
-    leaves, structure = flatten(gradients)
-    buckets: list[list[int]] = []
-    filled, dtype = 0, None
-    for i in reversed(range(len(leaves))):
-        size = leaves[i].size * leaves[i].dtype.itemsize
-        if not buckets or filled + size > bucket_bytes or leaves[i].dtype != dtype:
-            buckets.append([])
-            filled, dtype = 0, leaves[i].dtype
-        buckets[-1].append(i)
-        filled += size
-    return Layout(structure, tuple(g.shape for g in leaves), tuple(map(tuple, buckets)))
-
-
-def packed(gradients: Any, layout: Layout) -> tuple[Any, ...]:
-    """The gradients as flat buckets."""
-    leaves = flatten(gradients)[0]
-    return tuple(np.concatenate([leaves[i].reshape(-1) for i in bucket]) for bucket in layout.buckets)
-
-
-def unpacked(buckets: Any, layout: Layout) -> Any:
-    """The gradients in flat buckets, as the tree they were."""
-    leaves: list[Any] = [None] * len(layout.shapes)
-    for flat, bucket in zip(buckets, layout.buckets, strict=True):
-        start = 0
-        for i in bucket:
-            size = int(np.prod(layout.shapes[i], dtype=np.int64))
-            leaves[i] = flat[start:start + size].reshape(layout.shapes[i])
-            start += size
-    return unflatten(layout.structure, leaves)
 
 
 def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
@@ -82,13 +37,13 @@ def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -
     leaves, structure = flatten((model, state))
     arrays = [np.array(x) for x in leaves]
     own = hash_of(structure, arrays)
-    extremes = all_reduce(np.array([own, -own]), communicator, algorithm="tree", combine=np.maximum)
+    extremes = all_reduce_in_place(np.array([own, -own]), communicator, algorithm="tree", combine=np.maximum)
     if extremes[0] != -extremes[1]:
         raise CommunicationError(explain(
             f"the ranks have different models or optimizers: rank {communicator.rank} of {communicator.size} has {len(arrays)} arrays, "
             f"{sum(a.size for a in arrays)} elements.", remedy="Build the same model and the same optimizer on every rank."))
     for array in arrays:
-        broadcast(_to_rank_0(array, communicator, source), communicator)
+        broadcast_in_place(_to_rank_0(array, communicator, source), communicator)
     return unflatten(structure, arrays)
 
 
@@ -107,11 +62,7 @@ def hash_of(structure: Structure, arrays: list[np.ndarray]) -> int:
     False
     """
     text = repr((structure, [(a.dtype.str, a.shape) for a in arrays]))
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text).encode()         # functions lie elsewhere in every process
-    value = 0xCBF29CE484222325
-    for byte in text:                                       # FNV-1a: Python's own hash of text differs from process to process
-        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return value >> 1
+    return digest_of(re.sub(r" at 0x[0-9a-fA-F]+", "", text))       # functions lie elsewhere in every process
 
 
 class DataParallel:
@@ -122,6 +73,10 @@ class DataParallel:
     exact_reduce: each batch is cut into `shards` equal shards, of which every rank computes as many, and their gradients are added in fixed
     point: the same bits for every number of ranks that divides `shards`, at twice the bytes on the wire and one pass over the gradients a
     shard. Source: Goyal et al., arXiv 1706.02677 (averages over all examples).
+    accumulate: every rank computes its part of a batch in so many micro-batches, and adds up their gradients before ranks speak.
+    timeout: seconds after which a rank that waits for another raises CommunicationError, naming the bucket and whom it waits for.
+    timeline: where `write_timeline` writes what this rank did when, as TIMELINE.rank0.json and so on.
+    A thread of its own adds up each bucket of gradients while the rest of the backward pass is still being computed.
 
     Example:
         >>> from adjoint import nn, optim, train
@@ -135,11 +90,17 @@ class DataParallel:
         [array([[2.]]), array([[2.]])]
     """
 
-    def __init__(self, communicator: Communicator, *, exact_reduce: bool = False, shards: int = SHARDS, bucket_bytes: int = BUCKET):
+    def __init__(self, communicator: Communicator, *, exact_reduce: bool = False, shards: int = SHARDS, bucket_bytes: int = BUCKET,
+                 accumulate: int = 1, timeout: float | None = None, timeline: str | Path | None = None):
         if exact_reduce and shards % communicator.size:
             raise ConfigError(explain(f"exact_reduce: {shards} shards cannot be dealt evenly to {communicator.size} ranks.",
                                       remedy=f"Choose shards={communicator.size * max(1, shards // communicator.size)}, on every run."))
+        if accumulate < 1 or bucket_bytes < 1 or (timeout is not None and not timeout > 0) or (exact_reduce and accumulate > 1):
+            raise ConfigError(explain(f"DataParallel: accumulate is {accumulate}, bucket_bytes {bucket_bytes}, timeout {timeout}.",
+                                      remedy="They are greater than 0; exact_reduce has shards of its own, so accumulate=1 with it."))
         self.communicator, self.shards, self.bucket_bytes = communicator, shards if exact_reduce else 0, bucket_bytes
+        self.accumulate, self.timeline = accumulate, timeline
+        self.engine = Engine(communicator, timeout=timeout)
 
     @property
     def leads(self) -> bool:
@@ -158,7 +119,8 @@ class DataParallel:
         state must be equal on all ranks (`agree`).
         """
         check_parts(loss, optimizer)
-        return _Step(loss, optimizer, self.communicator, self.shards, self.bucket_bytes, compiled)
+        return DataStep(loss, optimizer, self.engine, shards=self.shards, accumulate=self.accumulate, bucket_bytes=self.bucket_bytes,
+                        compiled=compiled)
 
     def share(self, *arrays: Any) -> tuple:
         """This rank's rows of arrays [examples, ...]; the ranks' shares differ by one row at most.
@@ -175,15 +137,18 @@ class DataParallel:
 
     def agree(self, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
         """The model and optimizer state of one rank, on every rank."""
-        return agree(self.communicator, model, state, source)
+        return self._call("agreeing on the model", agree, self.communicator, model, state, source)
 
     def tell(self, message: bytes, source: int = 0) -> bytes:
         """The message of one rank, on every rank."""
-        size = broadcast(_to_rank_0(np.array([len(message)]), self.communicator, source), self.communicator)
+        return self._call("telling all ranks", self._tell, message, source)
+
+    def _tell(self, message: bytes, source: int) -> bytes:
+        size = broadcast_in_place(_to_rank_0(np.array([len(message)]), self.communicator, source), self.communicator)
         text = np.zeros(size[0], np.uint8)
         if self.rank == source:
             text[:] = np.frombuffer(message, np.uint8)
-        return broadcast(_to_rank_0(text, self.communicator, source), self.communicator).tobytes()
+        return broadcast_in_place(_to_rank_0(text, self.communicator, source), self.communicator).tobytes()
 
     def furthest(self, steps: int) -> int:
         """The rank that has done the most steps, the lowest of several.
@@ -196,65 +161,21 @@ class DataParallel:
 
     def largest(self, number: int) -> int:
         """The largest of every rank's number."""
-        return int(all_reduce(np.array([number]), self.communicator, combine=np.maximum)[0])
+        maximum = lambda: all_reduce_in_place(np.array([number]), self.communicator, combine=np.maximum)
+        return int(self._call("comparing a number with all ranks", maximum)[0])
 
+    def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
+        """What was given: all ranks hold the same after every step."""
+        return model, state, loss
 
-class _Step:
-    """Gradient here, sum over ranks, update everywhere. The two compiled halves meet in flat buckets."""
+    def _call(self, what: str, function: Callable, *arguments: Any) -> Any:
+        """function(*arguments) on the communication thread."""
+        return self.engine.call(f"rank {self.rank} of {self.communicator.size}, {what}", function, *arguments)
 
-    def __init__(self, loss: Callable, optimizer: Optimizer, communicator: Communicator, shards: int, bucket_bytes: int, compiled: bool):
-        self.loss, self.optimizer, self.communicator, self.shards, self.bucket_bytes = loss, optimizer, communicator, shards, bucket_bytes
-        self._local = compile(self._gradients) if compiled else self._gradients
-        self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
-        self._layout: Layout | None = None
-
-    def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
-        if self.shards:
-            total, buckets, taps = self._exact(model, x, y, key)
-        else:
-            total, buckets, taps = self._summed(model, x, y, key)
-        return self._apply(model, state, buckets, taps, total)
-
-    def _gradients(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
-        """(examples * loss, buckets of examples * gradients, taps) of some examples."""
-        (value, gradients), taps = objective(self.loss, model, x, y, key)
-        if self._layout is None:
-            self._layout = layout_of(gradients, self.bucket_bytes)
-        count = float(np.shape(x)[0])
-        return value * count, tuple(count * flat for flat in packed(gradients, self._layout)), {k: count * v for k, v in taps.items()}
-
-    def _summed(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
-        """Totals over all ranks in floating point: (examples * loss, examples), buckets, taps."""
-        rank, size = self.communicator.rank, self.communicator.size
-        own = key if key is None or size == 1 else np.array([key[0], key[1] * size + rank])         # other random numbers on every rank
-        value, buckets, taps = self._local(model, x, y, own)
-        total = all_reduce(np.array([value, np.shape(x)[0]], np.float64), self.communicator)
-        buckets = tuple(all_reduce(np.array(flat), self.communicator) for flat in buckets)
-        return total, buckets, {name: all_reduce(np.array(v), self.communicator) for name, v in taps.items()}
-
-    def _exact(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
-        """The same totals from shards of equal size, added without rounding."""
-        mine = self.shards // self.communicator.size
-        count = np.shape(x)[0]
-        if count % mine or not count:
-            raise ShapeError(explain(f"exact_reduce: {count} examples of rank {self.communicator.rank} are not {mine} equal shards.",
-                                     remedy=f"Give batches divisible by {self.shards} in all."))
-        size, parts = count // mine, []
-        for shard in range(mine):
-            rows = slice(shard * size, (shard + 1) * size)
-            number = self.communicator.rank * mine + shard
-            own = None if key is None else np.array([key[0], key[1] * self.shards + number])
-            value, buckets, taps = self._local(model, x[rows], y[rows], own)
-            parts.append([np.array([value, size], np.float64), *map(np.array, buckets), *map(np.array, taps.values())])
-        total, *sums = (exact_sum(column, self.communicator, self.shards) for column in zip(*parts, strict=True))
-        return total, tuple(sums[:len(buckets)]), dict(zip(taps, sums[len(buckets):], strict=True))
-
-    def _update(self, model: Any, state: Any, buckets: Any, taps: dict, total: Any) -> tuple:
-        """One common update from the totals."""
-        value = total[0] / total[1]
-        gradients = unpacked([flat / total[1].astype(flat.dtype) for flat in buckets], self._layout)
-        norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
-        finite = np.isfinite(sum(norms, value))
-        updates, new_state = self.optimizer.update(gradients, state, model)
-        moved = absorb(apply_updates(model, updates), {name: x / total[1].astype(x.dtype) for name, x in taps.items()})
-        return choose(finite, moved, model), choose(finite, new_state, state), value, tuple(norms), finite
+    def write_timeline(self) -> Path | None:
+        """Write what this rank did when, so far, to TIMELINE.rankR.json (see Timeline); the path, or None without `timeline`."""
+        if self.timeline is None:
+            return None
+        path = Path(f"{self.timeline}.rank{self.rank}.json")
+        self.engine.timeline.write(path)
+        return path

@@ -8,7 +8,7 @@ import pytest
 import adjoint as ad
 from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, agree, exact_sum, run_threads
-from adjoint.distributed.data_parallel import layout_of, packed, unpacked
+from adjoint.distributed.data_step import layout_of, packed, unpacked
 from adjoint.errors import CommunicationError, ConfigError, ShapeError
 from adjoint.tree import flatten
 

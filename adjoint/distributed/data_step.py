@@ -1,0 +1,236 @@
+"""A data-parallel step: gradients here, their sum over all ranks while the backward pass still runs, one common update.
+
+Gradients are written into flat buckets, in the reverse order of the forward pass; the communication thread adds up a bucket over the ranks
+as soon as the compiled call has finished it. Invariant: every rank adds up the same buckets in the same order.
+May import: L0-L5, train, collectives, engine. Read next: engine.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler.compile import compile
+from ..compiler.signals import Signals
+from ..core.graph import Graph
+from ..errors import Cancelled, ShapeError, explain
+from ..nn.modes import absorb
+from ..optim import Optimizer, apply_updates
+from ..train.loop import choose, objective
+from ..tree import Structure, flatten, paths, unflatten
+from .engine import Engine, Job, check_same
+from .fixed_point import exact_sum
+from .schedules import bounds
+
+
+class Layout(NamedTuple):
+    """Where the gradients of a model lie in flat buckets: their structure, names and shapes, and the gradients of each bucket."""
+
+    structure: Structure
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    buckets: tuple[tuple[int, ...], ...]
+
+    def name(self, number: int) -> str:
+        """What a bucket is called in errors and timelines."""
+        bucket = self.buckets[number]
+        inside = self.names[bucket[-1]] + (f"..{self.names[bucket[0]]}" if len(bucket) > 1 else "")
+        return f"bucket {number + 1} of {len(self.buckets)} ({inside})"
+
+
+def layout_of(gradients: Any, bucket_bytes: int) -> Layout:
+    """Buckets of one dtype and at most bucket_bytes (one gradient may be larger), in the reverse order of the forward pass.
+
+    >>> layout = layout_of({"a": np.ones(3), "b": np.ones((2, 2)), "c": np.ones(5)}, 64)
+    >>> layout.buckets, layout.name(1)
+    (((2,), (1, 0)), 'bucket 2 of 2 (a..b)')
+    """
+    leaves, structure = flatten(gradients)
+    buckets: list[list[int]] = []
+    filled, dtype = 0, None
+    for i in reversed(range(len(leaves))):
+        size = leaves[i].size * leaves[i].dtype.itemsize
+        if not buckets or filled + size > bucket_bytes or leaves[i].dtype != dtype:
+            buckets.append([])
+            filled, dtype = 0, leaves[i].dtype
+        buckets[-1].append(i)
+        filled += size
+    return Layout(structure, tuple(paths(gradients)), tuple(g.shape for g in leaves), tuple(map(tuple, buckets)))
+
+
+def packed(gradients: Any, layout: Layout, factor: float = 1.0) -> tuple[Any, ...]:
+    """The gradients, times a factor, as flat buckets; multiplied one by one, so that compiled code writes each where its bucket has it."""
+    leaves = flatten(gradients)[0]
+    return tuple(np.concatenate([leaves[i].reshape(-1) * factor for i in bucket]) for bucket in layout.buckets)
+
+
+def unpacked(buckets: Any, layout: Layout) -> Any:
+    """The gradients in flat buckets, as the tree they were."""
+    leaves: list[Any] = [None] * len(layout.shapes)
+    for flat, bucket in zip(buckets, layout.buckets, strict=True):
+        start = 0
+        for i in bucket:
+            size = int(np.prod(layout.shapes[i], dtype=np.int64))
+            leaves[i] = flat[start:start + size].reshape(layout.shapes[i])
+            start += size
+    return unflatten(layout.structure, leaves)
+
+
+def digest_of(text: str) -> int:
+    """63 bits that tell texts apart; the same in every process.
+
+    >>> digest_of("a") == digest_of("a"), digest_of("a") == digest_of("b")
+    (True, False)
+    """
+    value = 0xCBF29CE484222325
+    for byte in text.encode():                              # FNV-1a: Python's own hash of text differs from process to process
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value >> 1
+
+
+def outline(graph: Graph) -> str:
+    """What a program does, without its sizes: its operations in order."""
+    return " ".join(node.primitive.name for node in graph.nodes)
+
+
+class DataStep:
+    """step(model, state, x, y, key=None): the two compiled halves meet in flat buckets."""
+
+    def __init__(self, loss: Callable, optimizer: Optimizer, engine: Engine, *, shards: int, accumulate: int, bucket_bytes: int,
+                 compiled: bool):
+        self.loss, self.optimizer, self.engine = loss, optimizer, engine
+        self.shards, self.accumulate, self.bucket_bytes = shards, accumulate, bucket_bytes
+        overlaps = compiled and not shards and engine.communicator.size > 1
+        self.signals = Signals() if overlaps else None
+        self._local = compile(self._gradients, signals=self.signals) if compiled else self._gradients
+        self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
+        self._layout: Layout | None = None
+        self._checked, self._count, self._examples = False, 0, 0
+
+    def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
+        self._count += 1
+        total, buckets, taps = (self._exact if self.shards else self._summed)(model, x, y, key)
+        with self.engine.timeline.span("update", step=self._count):
+            return self._apply(model, state, buckets, taps, total)
+
+    def _gradients(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
+        """(examples * loss, buckets of examples * gradients, taps) of some examples."""
+        (value, gradients), taps = objective(self.loss, model, x, y, key)
+        if self._layout is None:
+            self._layout = layout_of(gradients, self.bucket_bytes)
+        count = float(np.shape(x)[0])
+        return value * count, packed(gradients, self._layout, count), {k: count * v for k, v in taps.items()}
+
+    # -- sums in floating point ---------------------------------------------------------------------------------------
+
+    def _summed(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
+        """Totals over all ranks: (examples * loss, examples), buckets, taps. Micro-batches but the last are added up here alone."""
+        rank, size = self.engine.communicator.rank, self.engine.communicator.size
+        examples = np.shape(x)[0]
+        limits, pieces = bounds(examples, self.accumulate), self.accumulate
+        if pieces > max(examples, 1):
+            raise ShapeError(explain(f"accumulate: {examples} examples of rank {rank} are not {pieces} micro-batches.",
+                                     remedy="Give larger batches, or accumulate fewer."))
+        value, held = 0.0, None
+        for piece in range(pieces):
+            rows = slice(limits[piece], limits[piece + 1])
+            # Other random numbers on every rank and in every micro-batch.
+            own = key if key is None or size * pieces == 1 else np.array([key[0], (key[1] * size + rank) * pieces + piece])
+            arguments = (model, x[rows], y[rows], own) if pieces > 1 else (model, x, y, own)
+            last = piece == pieces - 1
+            found = self._over_ranks(arguments, held, value, examples) if last else self._local(*arguments)
+            if not last:
+                value += float(found[0])
+                held = _added(held, [np.array(a) for a in flatten(found[1:])[0]])
+        return found
+
+    def _over_ranks(self, arguments: tuple, held: Sequence[np.ndarray] | None, value: float, examples: int) -> tuple:
+        """The last micro-batch, and the sums over all ranks, begun while it is computed where signals tell of its results."""
+        self._examples = examples
+        job = self._begin(held)
+        begin = time.perf_counter_ns()
+        try:
+            own, *found = self._local(*arguments)
+        except BaseException as error:
+            if job is not None:
+                job.abandon()
+                if isinstance(error, Cancelled):
+                    job.wait()                              # it failed, and cancelled this call: its error is the one to raise
+            raise
+        self.engine.timeline.add("compute", begin, time.perf_counter_ns(), step=self._count)
+        leaves, structure = flatten(found)
+        total = np.array([float(own) + value, examples], np.float64)
+        sums = [*([] if job is None else [job]), self.engine.sum_of(total, "the loss")]
+        if job is None:
+            leaves = _added(held, [np.array(a) for a in leaves])
+            sums += [self.engine.sum_of(a, self._name(k)) for k, a in enumerate(leaves)]
+        else:
+            for k, a in enumerate(leaves):
+                if not np.shape(a):                         # a number has no memory before the call returns
+                    leaves[k] = np.array(a + held[k] if held else a)
+                    sums.append(self.engine.sum_of(leaves[k], self._name(k)))
+        with self.engine.timeline.span("wait for all ranks", step=self._count):
+            for each in sums:
+                each.wait()
+        return (total, *unflatten(structure, leaves))
+
+    def _begin(self, held: Sequence[np.ndarray] | None) -> Job | None:
+        """Let the communication thread follow the call that comes next; result 0 is the loss, a number."""
+        if self.signals is None:
+            return None
+        more = {} if held is None else dict(enumerate(held, 1))
+        return self.engine.sum_results(self.signals, lambda number: self._name(number - 1), before=self._check, more=more)
+
+    def _check(self) -> None:
+        """On the communication thread, in the first step: do all ranks compute the same program?"""
+        if not self._checked:
+            self._checked = True
+            own = digest_of(f"{outline(self._local.programs[-1].graph)} {self._layout.buckets}")
+            check_same(self.engine.communicator, own, self._examples, "a training step")
+
+    def _name(self, number: int) -> str:
+        """What leaf `number` of (buckets, taps) is called."""
+        count = len(self._layout.buckets)
+        return self._layout.name(number) if number < count else f"statistic {number - count + 1} of the layers"
+
+    # -- sums without rounding ----------------------------------------------------------------------------------------
+
+    def _exact(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
+        """The same totals from shards of equal size, added without rounding."""
+        communicator = self.engine.communicator
+        mine = self.shards // communicator.size
+        count = np.shape(x)[0]
+        if count % mine or not count:
+            raise ShapeError(explain(f"exact_reduce: {count} examples of rank {communicator.rank} are not {mine} equal shards.",
+                                     remedy=f"Give batches divisible by {self.shards} in all."))
+        size, parts = count // mine, []
+        with self.engine.timeline.span("compute", step=self._count):
+            for shard in range(mine):
+                rows = slice(shard * size, (shard + 1) * size)
+                number = communicator.rank * mine + shard
+                own = None if key is None else np.array([key[0], key[1] * self.shards + number])
+                value, buckets, taps = self._local(model, x[rows], y[rows], own)
+                parts.append([np.array([value, size], np.float64), *map(np.array, buckets), *map(np.array, taps.values())])
+        total, *sums = self.engine.call(
+            f"rank {communicator.rank} of {communicator.size}, exact sums of all buckets",
+            lambda: [exact_sum(column, communicator, self.shards) for column in zip(*parts, strict=True)])
+        return total, tuple(sums[:len(buckets)]), dict(zip(taps, sums[len(buckets):], strict=True))
+
+    # -- the update ---------------------------------------------------------------------------------------------------
+
+    def _update(self, model: Any, state: Any, buckets: Any, taps: dict, total: Any) -> tuple:
+        """One common update from the totals."""
+        value = total[0] / total[1]
+        gradients = unpacked([flat / total[1].astype(flat.dtype) for flat in buckets], self._layout)
+        norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
+        finite = np.isfinite(sum(norms, value))
+        updates, new_state = self.optimizer.update(gradients, state, model)
+        moved = absorb(apply_updates(model, updates), {name: x / total[1].astype(x.dtype) for name, x in taps.items()})
+        return choose(finite, moved, model), choose(finite, new_state, state), value, tuple(norms), finite
+
+
+def _added(held: Sequence[np.ndarray] | None, found: list[np.ndarray]) -> list[np.ndarray]:
+    return found if held is None else [a + b for a, b in zip(held, found, strict=True)]

@@ -1,0 +1,185 @@
+"""The communication thread: it alone calls the communicator, so that messages move while the main thread computes.
+
+Jobs are done in the order in which they were started, which is the same on every rank. Invariant: a failure in the thread is raised
+where the job is waited for, and says what was under way. May import: errors, compiler.signals, collectives, timeline.
+Read next: data_parallel.py.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..compiler.signals import Signals
+from ..errors import CommunicationError, explain
+from .collectives import all_reduce_in_place
+from .communicator import Communicator
+from .status import enter, leave
+from .timeline import Timeline
+
+FIRST_PAUSE, LONGEST_PAUSE = 1e-4, 1e-3         # seconds between looks whether a bucket is finished: ever longer, up to this
+SPINS = 20                                      # looks without a pause inside an exchange: the cores belong to the computation
+
+
+class Abandoned(Exception):
+    """The call whose results a job waits for has failed."""
+
+
+class Job:
+    """Something that the communication thread does. `what` says what is under way, for errors."""
+
+    def __init__(self, what: str, function: Callable, arguments: Sequence[Any], failing: Callable[[], None] | None = None):
+        self.what, self._function, self._arguments, self._failing = what, function, arguments, failing
+        self._done, self._abandoned = threading.Event(), threading.Event()
+        self._result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do it, on the thread that this is called on."""
+        try:
+            self._result = self._function(*self._arguments)
+        except CommunicationError as error:
+            self.error = CommunicationError(f"{self.what}: {error}")
+            self.error.__cause__ = error
+        except BaseException as error:                      # of any kind: the main thread waits
+            self.error = error
+        if self.error is not None and self._failing is not None and not isinstance(self.error, Abandoned):
+            self._failing()
+        self._function = self._failing = None               # they may hold the engine, which ends its thread when nobody holds it
+        self._done.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End with the error of a job before this one."""
+        self.error = error
+        self._done.set()
+
+    def wait(self) -> Any:
+        """The result, as soon as it is there; raises what was raised in the thread, a CommunicationError with `what` before it."""
+        self._done.wait()
+        if self.error is not None:
+            raise self.error
+        return self._result
+
+    def abandon(self) -> None:
+        """What this job waits for will not come."""
+        self._abandoned.set()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, asleep between looks. Raises Abandoned."""
+        pause = FIRST_PAUSE
+        while not condition():
+            if self._abandoned.wait(pause):
+                raise Abandoned
+            pause = min(1.5 * pause, LONGEST_PAUSE)
+
+
+class Engine:
+    """One communication thread, started when it is first needed; a world of one rank has none and does everything at once.
+
+    timeout: seconds that an exchange may take, where the communicator has a deadline to set; timeline: where spans are noted.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: Engine(c).call("the sum", all_reduce_in_place, np.ones(2), c))[1]
+    array([2., 2.])
+    """
+
+    def __init__(self, communicator: Communicator, *, timeout: float | None = None, timeline: Timeline | None = None):
+        self.communicator, self.timeline = communicator, timeline or Timeline(communicator.rank)
+        if timeout is not None:
+            communicator.seconds = float(timeout)
+        if hasattr(communicator, "spins"):
+            communicator.spins = SPINS
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, what: str, function: Callable, *arguments: Any, failing: Callable[[], None] | None = None) -> Job:
+        """Let the thread call function(*arguments) after all that was started before. failing: called in the thread if it fails."""
+        job = Job(what, function, arguments, failing)
+        if self.communicator.size == 1:
+            job.run()
+            return job
+        if self._thread is None:
+            # The thread holds the queue only, so that an engine nobody needs any more ends it.
+            name = f"communication of rank {self.communicator.rank}"
+            self._thread = threading.Thread(target=_serve, args=(self._jobs,), daemon=True, name=name)
+            self._thread.start()
+            weakref.finalize(self, self._jobs.put, None)
+        self._jobs.put(job)
+        return job
+
+    def call(self, what: str, function: Callable, *arguments: Any) -> Any:
+        """function(*arguments) on the thread: its result."""
+        return self.start(what, function, *arguments).wait()
+
+    def add_up(self, array: np.ndarray, name: str) -> np.ndarray:
+        """On the thread: the sum of an array over all ranks, in place, under a name."""
+        enter("all_reduce", name)
+        try:
+            with self.timeline.span(f"reduce {name}", bytes=array.nbytes):
+                return all_reduce_in_place(array, self.communicator)
+        finally:
+            leave()
+
+    def sum_of(self, array: np.ndarray, name: str) -> Job:
+        """Start the sum of an array over all ranks, in place."""
+        return self.start(self._all_reduce_of(name), self.add_up, array, name)
+
+    def sum_results(self, signals: Signals, name: Callable[[int], str], *, before: Callable[[], None] | None = None,
+                    more: Mapping[int, np.ndarray] = MappingProxyType({})) -> Job:
+        """Start the sums over all ranks of the arrays that the next call with these signals returns, each as soon as it is finished.
+
+        In place, in their order. name(k): what result k is called; before: called on the thread once the call has begun;
+        more: what is added to result k first. If a sum fails, the call is cancelled.
+        """
+        signals.reset()
+        job = self.start("", lambda: self._sum_results(job, signals, name, before, more), failing=signals.cancel)
+        return job
+
+    def _sum_results(self, job: Job, signals: Signals, name: Callable[[int], str], before: Callable | None,
+                     more: Mapping[int, np.ndarray]) -> None:
+        job.until(lambda: bool(signals.outputs))
+        if before is not None:
+            job.what = f"rank {self.communicator.rank} of {self.communicator.size}, comparing the programs of all ranks"
+            before()
+        for number, array in enumerate(signals.outputs):
+            if array is not None:
+                begin = time.perf_counter_ns()
+                job.until(lambda number=number: signals.finished(number))
+                self.timeline.add(f"wait for {name(number)}", begin, time.perf_counter_ns())
+                job.what = self._all_reduce_of(name(number))
+                self.add_up(np.add(array, more[number], out=array) if number in more else array, name(number))
+
+    def _all_reduce_of(self, name: str) -> str:
+        return f"rank {self.communicator.rank} of {self.communicator.size}, all_reduce of {name}"
+
+
+def _serve(jobs: queue.SimpleQueue) -> None:
+    """Do jobs until told to stop; after a failure those already started fail too, since other ranks will not take part in them."""
+    while (job := jobs.get()) is not None:
+        job.run()
+        while job.error is not None and not jobs.empty():
+            following = jobs.get()
+            if following is None:
+                return
+            following.fail(job.error)
+
+
+def check_same(communicator: Communicator, own: int, examples: int, where: str) -> None:
+    """Raise CommunicationError on every rank if ranks with equally many examples have other hashes of their programs.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: check_same(c, 7, 4, "the step"))
+    [None, None]
+    """
+    extremes = all_reduce_in_place(np.array([own, -own, examples, -examples]), communicator, algorithm="tree", combine=np.maximum)
+    if extremes[2] == -extremes[3] and extremes[0] != -extremes[1]:
+        raise CommunicationError(explain(
+            f"the ranks trace different programs for {where}: rank {communicator.rank} has hash {own:x}.", where="",
+            remedy="Let model, loss and shapes be the same on every rank; a branch on the rank belongs outside of the step."))
