@@ -72,12 +72,10 @@ def line_through(pairs: Sequence[tuple[int, float]]) -> Line:
 
 
 def _ladder(communicator: Communicator, make: Callable[[int], Callable[[], object]], seconds: float) -> list[tuple[int, float]]:
-    """(bytes, seconds) of messages of growing size, as many sizes as there is time for (two at least); make(bytes): the call."""
+    """(bytes, seconds) of messages of growing size, up to one that takes about half the time there is; make(bytes): the call."""
     found: list[tuple[int, float]] = []
-    deadline = time.monotonic() + seconds
     for size in LADDER:
-        left = slowest(communicator, deadline - time.monotonic())
-        if len(found) > 1 and 2 * 8 * found[-1][1] > left:          # the next is eight times as large, and goes twice at least
+        if len(found) > 1 and 2 * 8 * found[-1][1] > seconds:       # the next is eight times as large; all ranks know the same time
             break
         found.append((size, timed(communicator, make(size), seconds / len(LADDER))))
     return found
@@ -131,14 +129,13 @@ def _timings(communicator: Communicator, line: Line, seconds: float) -> dict[str
     """(bytes, seconds) of each all-reduce at each of SIZES that there is time for; one that is four times too slow for a message that is
     not small is not tried again."""
     found: dict[str, list[tuple[int, float]]] = {}
-    deadline, slow = time.monotonic() + seconds, set()
-    for i, size in enumerate(SIZES):
-        left = slowest(communicator, deadline - time.monotonic())
+    slow: set[str] = set()
+    for size in SIZES:
         calls = {name: call for name, call in _all_reduces(communicator, size).items() if name not in slow}
         expected = sum(COSTS.get(name, COSTS["ring"])(communicator.size, size, Links(line.latency, line.bandwidth)) for name in calls)
-        if found and 2 * expected > left:
+        if found and expected > seconds:
             break
-        times = {name: timed(communicator, call, left / (len(SIZES) - i) / len(calls)) for name, call in calls.items()}
+        times = {name: timed(communicator, call, seconds / len(SIZES) / len(calls)) for name, call in calls.items()}
         for name, each in times.items():
             found.setdefault(name, []).append((size, each))
             if each > 4 * min(times.values()) and size > SMALL:
