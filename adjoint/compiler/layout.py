@@ -39,9 +39,14 @@ class Arrangement:
     def of(cls, shape: Shape, strides: Shape) -> Arrangement:
         return cls(tuple(shape), tuple(0 if n == 1 else s for n, s in zip(shape, strides, strict=True)))
 
-    @cached_property
+    @property
     def plain(self) -> bool:
-        return self == Arrangement.of(self.shape, row_major(self.shape))
+        step = 1
+        for n, found in zip(reversed(self.shape), reversed(self.steps), strict=True):
+            if n != 1 and found != step:
+                return False
+            step *= n
+        return True
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -51,8 +56,7 @@ class Arrangement:
     @property
     def whole(self) -> bool:
         """Whether every element stands in it once."""
-        shape = [self.shape[i] for i in self.order]
-        return Arrangement.of(tuple(shape), tuple(self.steps[i] for i in self.order)).plain
+        return Arrangement(tuple([self.shape[i] for i in self.order]), tuple([self.steps[i] for i in self.order])).plain
 
     def through(self, node: Node) -> Arrangement | None:
         """What a view makes of it, if that is a rearrangement too."""

@@ -6,6 +6,7 @@ Read next: compile.py.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +109,13 @@ def _commit(graph: Graph, groups: list[Group], schedule: Schedule, donated: dict
     """The tail: late groups write donated inputs directly where no other late group still reads them, the rest is copied at the end."""
     lowering = schedule.lowering
     late = [g for g in groups if g.late]
+    readers = _readers_of_buffers(late, schedule)
     homes = {("input", i): graph.outputs[j] for i, j in donated.items()}
     direct: set[Var] = set()
     for key, v in homes.items():
         home = fresh(key, v.aval.dtype, v.aval.shape)
         group = next((g for g in late if any(v in n.outs for n in g.nodes)), None)
-        if group is not None and v not in direct and _only_reader(key, home, group, late, schedule):
+        if group is not None and v not in direct and all(r == (group, home) for r in readers[key]):
             schedule.targets[v] = home
             direct.add(v)
     copies: list[tuple[Any, Ref]] = []
@@ -140,12 +142,13 @@ def _commit(graph: Graph, groups: list[Group], schedule: Schedule, donated: dict
     return commit
 
 
-def _only_reader(key: Any, home: Ref, group: Group, late: list[Group], schedule: Schedule) -> bool:
-    """True if, after the commit point, nothing but `group` itself, element by element, reads the donated buffer."""
+def _readers_of_buffers(late: list[Group], schedule: Schedule) -> dict[Any, list[tuple[Group, Ref]]]:
+    """Who reads each buffer after the commit point, and as which view of it."""
+    found: dict[Any, list[tuple[Group, Ref]]] = defaultdict(list)
     for g in late:
         for node in g.nodes:
             for atom in node.inputs:
                 place = schedule.places.get(atom) if isinstance(atom, Var) else None
-                if isinstance(place, Ref) and place.buffer == key and (g is not group or place != home):
-                    return False
-    return True
+                if isinstance(place, Ref):
+                    found[place.buffer].append((g, place))
+    return found

@@ -132,12 +132,17 @@ class Graph:
 _PRINTERS: list[Callable[[Graph], str]] = []
 
 
+_THEIR_OWN_KEYS = frozenset((int, float, bool, str, type(None)))          # most parameters
+
+
 def _aval_key(v: Var) -> tuple:
     return v.aval.shape, v.aval.dtype.str, v.aval.weak
 
 
 def param_key(value: Any) -> Any:
     """A printable, order-free key of a parameter; functions count by identity, graphs by their own key."""
+    if type(value) in _THEIR_OWN_KEYS:
+        return value
     if isinstance(value, Graph):
         return ("graph", value.key)
     if isinstance(value, dict):
