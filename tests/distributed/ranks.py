@@ -1,6 +1,10 @@
 """What each rank runs under mpiexec in test_mpi.py: python ranks.py NAME; the last line it prints is compared."""
 
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +40,30 @@ def lonely(c):
         c.seconds = 0.3
         all_reduce_in_place(np.ones(4), c)
     return "not reached by rank 0"
+
+
+def pieces(c):
+    """Messages longer than the largest piece arrive whole, also where the last piece is short."""
+    sys.modules["adjoint.distributed.mpi_mail"].PIECE, other = 1000, 1 - c.rank
+    sent, received = np.arange(1001.0) + c.rank, np.zeros(1001)
+    c.exchange(sent, other, received, other)
+    assert np.array_equal(received, np.arange(1001.0) + other)
+    return "right"
+
+
+def interfaces():
+    return [line.partition(":")[0].strip() for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]]
+
+
+def waits(c):
+    """Writes down the interfaces and the shared memory there are, and does not end."""
+    if c.rank == 0:
+        subprocess.run(["ip", "link", "add", "adjtest0", "type", "veth", "peer", "name", "adjtest1"], check=False)
+    all_reduce_in_place(np.ones(1), c)
+    part = Path(sys.argv[2], f"part-{c.rank}")
+    part.write_text(f"{' '.join(interfaces())}\n{' '.join(os.listdir('/dev/shm'))}")
+    part.rename(Path(sys.argv[2], f"rank-{c.rank}.txt"))
+    time.sleep(60)
 
 
 if __name__ == "__main__":
