@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Atom, Literal, Node, Var
-from ..errors import NoLowering, explain
-from . import lapack
+from . import communication, lapack
 from .emitter import LoopEmitter
 from .loops import Contraction, Convolution, Foreign, Index, Kernel, Loop, Statement, Value
 from .loops import Var as LoopVar
@@ -244,9 +243,12 @@ class Lowering:
 
     def communicate(self, operation: str, place: Ref, ranks: Any, peers: tuple[int, int]) -> None:
         """An operation among ranks on contiguous memory, in place (primitives/collective.py)."""
-        if ranks.size > 1:
-            raise NoLowering(explain(f"{self.name()} has no native code yet.", where=self.node.where or None,
-                                     remedy="Leave the collective outside of compile."))
+        if ranks.size == 1 or not place.size:
+            return
+        numbers = communication.numbers_of(operation, place.dtype, place.size, ranks, peers)
+        call = Foreign(communication.NAME, ((self.number(place.buffer), Index(place.offset, ()), place.size),), numbers,
+                       self.failure("communication", {"number": ranks.number}))
+        self.add(Kernel(self.name(), LoopVar(), 1, (call,), float(place.size)))
 
     def elementwise(self, shape: Sequence[int], sources: Sequence[Place], targets: Sequence[Ref], compute: Callable,
                     label: str = "") -> None:

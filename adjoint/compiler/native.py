@@ -16,9 +16,18 @@ from typing import Any
 import numpy as np
 
 from ..core.graph import Graph
-from ..errors import AdjointError, Cancelled, CompileError, DivisionError, DonationError, IndexRangeError, LinearAlgebraError, NonFiniteError, explain
+from ..errors import (
+    Cancelled,
+    CompileError,
+    DivisionError,
+    DonationError,
+    IndexRangeError,
+    LinearAlgebraError,
+    NonFiniteError,
+    explain,
+)
 from ..tree import Structure
-from . import cache
+from . import cache, communication
 from .entry import Specialization
 from .jit import Code
 from .llvm import emit_object, program_scratch
@@ -160,11 +169,12 @@ def raise_failure(native: Native, status: int) -> None:
         raise DonationError(explain("a compiled function was called while another call is updating the same donated arrays.",
                                     remedy="Call it from one thread at a time, or compile a second function."))
     if native.signals is not None and native.signals.cancelled:
-        raise Cancelled(explain("a compiled call was cancelled by its Signals; its arguments are as they were."))
+        raise Cancelled(explain("a compiled call was cancelled by its Signals; its arguments are as they were.",
+                                remedy="Reset the Signals, and call it again."))
     raise KeyboardInterrupt
 
 
-def failure_error(failure: Failure) -> AdjointError:
+def failure_error(failure: Failure) -> BaseException:
     """The error of a failed check, in the user's terms."""
     where = failure.node.where if failure.node is not None else None
     name = failure.node.primitive.name if failure.node is not None else "the program"
@@ -182,8 +192,10 @@ def failure_error(failure: Failure) -> AdjointError:
     if failure.kind == "finite":
         return NonFiniteError(explain(f"{detail.get('label', 'a value')} is not finite.", where=where,
                                       remedy=detail.get("remedy", "Lower the learning rate, or look for NaN in the data.")))
+    if failure.kind == "communication":
+        return communication.taken(detail["number"])
     if failure.kind == "linear algebra":
         return LinearAlgebraError(explain(f"{name}: {detail['what']}.", where=where, remedy=detail["remedy"]))
-    return CompileError(explain(f"{name}: a check failed ({failure.kind}).", where=where))
+    return CompileError(explain(f"{name}: a check failed ({failure.kind}).", where=where, remedy="Look at the arguments of this line."))
 
 

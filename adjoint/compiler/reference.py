@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import CompileError
-from . import exact, lapack_meaning
+from . import communication, exact, lapack_meaning
 from .loops import (
     FOLD_BLOCK,
     LANE_BYTES,
@@ -158,7 +158,8 @@ class _State:
         begins = [np.broadcast_to(self.address(buffer, index), self.domain).ravel() for buffer, index, _ in statement.places]
         for places in zip(*begins, strict=True):
             given = [self.buffers[buffer][at:at + size] for at, (buffer, _, size) in zip(places, statement.places, strict=True)]
-            if not lapack_meaning.perform(statement.routine, given, statement.numbers):
+            if not (communication.perform(*given, statement.numbers) if statement.routine == communication.NAME else
+                    lapack_meaning.perform(statement.routine, given, statement.numbers)):
                 raise _CheckFailed(statement.code)
 
     def loop(self, loop: Loop) -> None:

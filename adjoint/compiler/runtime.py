@@ -17,8 +17,8 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from . import cache as cache_files
+from . import communication, lapack
 from . import control as at
-from . import lapack
 from .assembler import I1, I32, I64, NULL, ONE, PTR, VOID, Routine
 from .capi import Layout, layout
 from .choice import emit_choose, emit_learn
@@ -437,5 +437,6 @@ def runtime() -> Runtime:
 
 
 def load_program(objects: list[bytes], exports: list[str]) -> Code:
-    """Link the object code of a program, which may call the runtime's poll and barrier, and LAPACK."""
-    return load(objects, exports, runtime().symbols | {name: place for image in objects for name, place in lapack.needed(image).items()})
+    """Link the object code of a program, which may call the runtime's poll and barrier, LAPACK, and other ranks."""
+    needed = {name: place for image in objects for module in (lapack, communication) for name, place in module.needed(image).items()}
+    return load(objects, exports, runtime().symbols | needed)

@@ -9,8 +9,11 @@ from .collectives import ALGORITHMS, all_gather_in_place, all_reduce_in_place, b
 from .communicator import Alone, Communicator, Counts
 from .data_parallel import DataParallel, agree
 from .fixed_point import exact_sum
+from .parameter_server import ParameterServer
+from .pipeline import Pipeline, bubble
 from .schedules import Round
 from .simulator import Links, Simulator
+from .split import ColumnLinear, RowLinear, make_split_step, varying_leaves
 from .threads import run_threads
 from .values import (
     all_gather,
@@ -25,7 +28,8 @@ from .values import (
 )
 from .world import world
 
-__all__ = ["ALGORITHMS", "Alone", "Communicator", "Counts", "DataParallel", "Links", "Round", "Simulator", "agree", "all_gather",
-           "all_gather_in_place", "all_reduce", "all_reduce_in_place", "broadcast", "broadcast_in_place", "exact_sum", "is_varying",
-           "own_chunk", "per_rank", "reduce_scatter", "reduce_scatter_in_place", "replicate_to_varying", "run_threads", "send_receive",
-           "stragglers", "world"]
+__all__ = ["ALGORITHMS", "Alone", "ColumnLinear", "Communicator", "Counts", "DataParallel", "Links", "ParameterServer", "Pipeline",
+           "Round", "RowLinear", "Simulator", "agree", "all_gather", "all_gather_in_place", "all_reduce", "all_reduce_in_place",
+           "broadcast", "broadcast_in_place", "bubble", "exact_sum", "is_varying", "make_split_step", "own_chunk", "per_rank",
+           "reduce_scatter", "reduce_scatter_in_place", "replicate_to_varying", "run_threads", "send_receive", "stragglers",
+           "varying_leaves", "world"]

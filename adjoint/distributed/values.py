@@ -6,8 +6,8 @@ Read next: split.py.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,39 +17,42 @@ from ..core.interpreter import EVALUATION, Tracer, current
 from ..core.primitive import TABLE, Primitive, bind
 from ..errors import CollectiveError, ConfigError, ShapeError, explain
 from ..primitives.broadcasting import move_axis
-from ..primitives.collective import VARYING
+from ..primitives.collective import VARYING, WORLDS
 from ..transforms import ranks as typing
 from . import schedules
 from .collectives import all_reduce_in_place, perform, turns
 from .communicator import Communicator
 from .status import enter, leave
 
+_numbers = itertools.count()
 
-@dataclass(frozen=True)
+
 class Through:
-    """A communicator as the rows know it (primitives.collective.Ranks)."""
+    """A communicator as the rows know it (primitives.collective.Ranks); one for each, see `ranks_of`."""
 
-    communicator: Communicator
-
-    @property
-    def rank(self) -> int:
-        return self.communicator.rank
-
-    @property
-    def size(self) -> int:
-        return self.communicator.size
+    def __init__(self, communicator: Communicator):
+        self.communicator, self.rank, self.size, self.number = communicator, communicator.rank, communicator.size, next(_numbers)
+        WORLDS[self.number] = self
 
     def run(self, operation: str, buffer: np.ndarray, peers: tuple[int, int]) -> None:
         """Perform an operation on a contiguous buffer, in place."""
         if self.size > 1 or operation == "send_receive":
             enter(operation)
             try:
-                OPERATIONS[operation](buffer.reshape(-1), self.communicator, *peers)
+                _PERFORM[operation](buffer.reshape(-1), self.communicator, *peers)
             finally:
                 leave()
 
     def __repr__(self) -> str:
-        return f"rank {self.rank} of {self.size}"
+        return f"rank {self.rank} of {self.size} in world {self.number}"
+
+
+def ranks_of(communicator: Communicator) -> Through:
+    """The rows' view of a communicator: made once, and kept with it."""
+    known = vars(communicator).get("_ranks")
+    if known is None:
+        known = vars(communicator)["_ranks"] = Through(communicator)
+    return known
 
 
 def _from(origin: int, schedule: Callable) -> Callable:
@@ -76,7 +79,7 @@ def _send_receive(flat: np.ndarray, communicator: Communicator, to: int, source:
 
 
 # The ring leaves chunk r + 1 with rank r: with rank 1 in the part of rank 0, chunk r is rank r's.
-OPERATIONS: dict[str, Callable] = {
+_PERFORM: dict[str, Callable] = {
     "all_reduce": lambda flat, communicator, *_: all_reduce_in_place(flat, communicator),
     "all_gather": _from(1, schedules.ring_all_gather), "reduce_scatter": _from(1, schedules.ring_reduce_scatter),
     "broadcast": lambda flat, communicator, root, _: _perform_from(root, schedules.tree_broadcast, flat, communicator),
@@ -106,7 +109,7 @@ def per_rank(function: Callable, communicator: Communicator, *, varying: Any = T
     >>> run_threads(3, program)
     [np.float64(6.0), np.float64(6.0), np.float64(6.0)]
     """
-    return typing.per_rank(function, Through(communicator), varying)
+    return typing.per_rank(function, ranks_of(communicator), varying)
 
 
 def is_varying(x: Any, communicator: Communicator) -> bool:
@@ -117,7 +120,7 @@ def is_varying(x: Any, communicator: Communicator) -> bool:
     >>> per_rank(lambda x: print(is_varying(x, world), is_varying(all_reduce(x, world), world)), world)(np.ones(2))
     True False
     """
-    types = typing.typing_of(Through(communicator))
+    types = typing.typing_of(ranks_of(communicator))
     return types is not None and types.varies(x)
 
 
@@ -216,7 +219,7 @@ def send_receive(x: Any, communicator: Communicator, pairs: Sequence[tuple[int, 
 
 def _perform(name: str, x: Any, communicator: Communicator, **params: Any) -> Any:
     """The row's operation, its argument of the type that it takes."""
-    row, ranks = TABLE[name], Through(communicator)
+    row, ranks = TABLE[name], ranks_of(communicator)
     if current() is not EVALUATION or isinstance(x, Tracer):
         _check_type(row, x, ranks)
     elif not isinstance(x, np.ndarray):

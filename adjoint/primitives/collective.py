@@ -8,6 +8,7 @@ Read next: transforms/ranks.py, then distributed/values.py.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from .kinds import General, Strided, linear
 from .samples import samples_of, unary_samples
 
 VARYING, REPLICATED = "varying", "replicated"
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "send_receive")
 COMMUNICATION = frozenset({"communication"})        # such nodes are neither dropped nor merged nor moved out of loops
 
 
@@ -29,9 +31,10 @@ class Ranks(Protocol):
 
     operation, with `peers` its two numbers (-1 where there is none): "all_reduce"; "all_gather", of buffer[rank] for every rank;
     "reduce_scatter", whose sum lies in buffer[rank]; "broadcast" and "reduce" from and to rank peers[0]; "send_receive", to rank peers[0]
-    from rank peers[1]. Equal communicators are equal, and print the same text in every run: programs are stored under it.
+    from rank peers[1]. Its text holds its number in this process, by which compiled code finds it in WORLDS.
     """
 
+    number: int
     rank: int
     size: int
 
@@ -41,7 +44,7 @@ class Ranks(Protocol):
 class Solitary:
     """A world of one rank, on which the rows are tested like any other."""
 
-    rank, size = 0, 1
+    number, rank, size = -1, 0, 1
 
     def run(self, operation: str, buffer: np.ndarray, peers: tuple[int, int]) -> None:
         """Nothing to do."""
@@ -51,6 +54,7 @@ class Solitary:
 
 
 SOLITARY = Solitary()
+WORLDS: weakref.WeakValueDictionary[int, Ranks] = weakref.WeakValueDictionary()
 NO_PEERS = (-1, -1)
 
 

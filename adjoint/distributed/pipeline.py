@@ -1,0 +1,170 @@
+"""Model parallelism between layers: each rank has a stage of the model, and micro-batches pass through the stages one behind the other.
+
+GPipe's order: all micro-batches forward, then all backward, last first; a stage keeps only its inputs and computes the rest again. The p
+stages are idle for (p - 1)/(m + p - 1) of a step of m micro-batches: more of them, less waiting. Invariant: a step is that of one process
+on the whole batch, to rounding. May import: L0-L5, collectives, values. Read next: data_parallel.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler.compile import compile
+from ..dtypes import DTYPES
+from ..errors import ConfigError, ShapeError, explain
+from ..optim import Optimizer, apply_updates
+from ..transforms.reverse import value_and_grad, vjp
+from ..tree import map_tree
+from .communicator import Communicator
+from .schedules import NOBODY, bounds
+from .values import broadcast
+
+MOST_AXES = 8           # of what passes from stage to stage
+
+
+class Work(NamedTuple):
+    """One thing that a stage does: a micro-batch forward, or backward."""
+
+    forward: bool
+    micro_batch: int
+
+
+def gpipe(micro_batches: int) -> list[Work]:
+    """What every stage does, in order. Source: Huang et al., GPipe, NeurIPS 2019, arXiv 1811.06965.
+
+    >>> [(w.forward, w.micro_batch) for w in gpipe(2)]
+    [(True, 0), (True, 1), (False, 1), (False, 0)]
+    """
+    forwards = [Work(True, k) for k in range(micro_batches)]
+    return forwards + [Work(False, each.micro_batch) for each in reversed(forwards)]
+
+
+def timetable(stages: int, micro_batches: int, *, forward: float = 1.0, backward: float = 2.0, transfer: float = 0.0) -> np.ndarray:
+    """When each stage ends each piece of its work, in seconds: [stages, 2 micro_batches], in the order of `gpipe`.
+
+    >>> timetable(2, 2)
+    array([[1., 2., 7., 9.],
+           [2., 3., 5., 7.]])
+    """
+    order, ends = gpipe(micro_batches), np.zeros((stages, 2 * micro_batches))
+    for i, work in enumerate(order):
+        line = range(stages) if work.forward else range(stages - 1, -1, -1)
+        arrival = 0.0
+        for stage in line:
+            begin = max(ends[stage, i - 1] if i else 0.0, arrival)
+            ends[stage, i] = begin + (forward if work.forward else backward)
+            arrival = ends[stage, i] + transfer
+    return ends
+
+
+def bubble(stages: int, micro_batches: int, **seconds: float) -> float:
+    """The part of a step in which a stage waits, counted from the timetable: (p - 1)/(m + p - 1) if messages take no time.
+
+    >>> [round(bubble(*sizes), 3) for sizes in ((2, 4), (4, 4), (4, 32))]
+    [0.2, 0.429, 0.086]
+    """
+    ends = timetable(stages, micro_batches, **seconds)
+    busy = micro_batches * (seconds.get("forward", 1.0) + seconds.get("backward", 2.0))
+    return float(1 - busy / ends.max())
+
+
+class Pipeline:
+    """Ranks in a line, rank r with stage r of a model: h_r+1 = stage_r(h_r), loss(h_p, y).
+
+    Pipeline(loss, optimizer, world, micro_batches=m).step(stage, state, x, y) -> (stage, state, loss): stage and state are this rank's own;
+    x [examples, ...] is read on the first rank and y on the last (give all ranks both); the loss is known to all. loss averages over the
+    examples; micro-batches may differ in size by one. Cost: one more forward pass than in one process; memory: m inputs of the stage.
+
+    >>> from adjoint import nn, optim
+    >>> from adjoint.distributed.threads import run_threads
+    >>> x, rule = np.linspace(-1, 1, 8)[:, None], optim.adam(0.05)
+    >>> def program(world):
+    ...     rng = np.random.default_rng(0)
+    ...     stages = nn.Sequential(nn.Linear(1, 6, rng=rng, dtype=np.float64), np.tanh), nn.Linear(6, 1, rng=rng, dtype=np.float64)
+    ...     stage, pipeline = stages[world.rank], Pipeline(nn.squared_error, rule, world, micro_batches=4, compiled=False)
+    ...     state = rule.init(stage)
+    ...     for _ in range(60):
+    ...         stage, state, loss = pipeline.step(stage, state, x, x ** 2)
+    ...     return bool(loss < 0.02)
+    >>> run_threads(2, program)
+    [True, True]
+    """
+
+    def __init__(self, loss: Callable, optimizer: Optimizer, world: Communicator, *, micro_batches: int, compiled: bool = True):
+        if micro_batches < 1:
+            raise ConfigError(explain(f"Pipeline: {micro_batches} micro-batches.", remedy="Four times as many as stages keep them busy."))
+        self.world, self.micro_batches, self.optimizer = world, micro_batches, optimizer
+        self.first, self.last = world.rank == 0, world.rank == world.size - 1
+        made = compile if compiled else lambda function: function
+        self._forward = made(lambda stage, h: stage(h))
+        self._backward = made(lambda stage, h, y_bar: vjp(lambda stage, h: stage(h), stage, h)[1](y_bar))
+        self._finish = made(value_and_grad(lambda stage, h, y: loss(stage(h), y), argnums=(0, 1)))
+        self._update = made(self._updated)
+        self._headers: dict[tuple, tuple] = {}          # shape and dtype of messages: (sent, neighbour, examples)
+
+    def step(self, stage: Any, state: Any, x: Any, y: Any) -> tuple:
+        """One step on a batch; see the class."""
+        limits = bounds(len(x), self.micro_batches)
+        if len(x) < self.micro_batches:
+            raise ShapeError(explain(f"Pipeline: a batch of {len(x)} examples for {self.micro_batches} micro-batches.",
+                                     remedy="Give larger batches, or fewer micro-batches."))
+        rows = [slice(a, b) for a, b in itertools.pairwise(limits)]
+        inputs: dict[int, Any] = {}
+        total, value = None, np.float64(0.0)
+        for work in gpipe(self.micro_batches):
+            part = rows[work.micro_batch]
+            if work.forward:
+                inputs[work.micro_batch] = self._pass_forward(stage, x[part], part.stop - part.start)
+                continue
+            share = (part.stop - part.start) / len(x)
+            loss, gradients = self._pass_backward(stage, inputs.pop(work.micro_batch), y[part], part.stop - part.start)
+            value = value + share * loss
+            gradients = map_tree(lambda g, share=share: g * np.asarray(share, g.dtype), gradients)
+            total = gradients if total is None else map_tree(np.add, total, gradients)
+        stage, state = self._update(stage, state, total)
+        return stage, state, broadcast(np.float64(value), self.world, root=self.world.size - 1)
+
+    def _updated(self, stage: Any, state: Any, gradients: Any) -> tuple:
+        updates, state = self.optimizer.update(gradients, state, stage)
+        return apply_updates(stage, updates), state
+
+    def _pass_forward(self, stage: Any, x: Any, examples: int) -> Any:
+        """The stage's input of a micro-batch, its result handed on; the last stage computes when it goes back."""
+        h = x if self.first else self._receive(self.world.rank - 1, examples)
+        if not self.last:
+            self._send(self._forward(stage, h), self.world.rank + 1, examples)
+        return h
+
+    def _pass_backward(self, stage: Any, h: Any, y: Any, examples: int) -> tuple:
+        """(loss of a micro-batch where it is known, gradients of the stage); the cotangent of its input is handed back."""
+        loss: Any = 0.0
+        if self.last:
+            loss, (gradients, h_bar) = self._finish(stage, h, y)
+        else:
+            gradients, h_bar = self._backward(stage, h, self._receive(self.world.rank + 1, examples))
+        if not self.first:
+            self._send(h_bar, self.world.rank - 1, examples)
+        return loss, gradients
+
+    def _send(self, h: Any, to: int, examples: int) -> None:
+        """Hand an array to a neighbour; before the first one of a size, its shape and dtype."""
+        if (True, to, examples) not in self._headers:
+            self._headers[True, to, examples] = h.shape, h.dtype
+            header = np.zeros(2 + MOST_AXES, np.int64)
+            header[:2 + h.ndim] = DTYPES.index(h.dtype), h.ndim, *h.shape
+            self.world.exchange(header, to, None, NOBODY)
+        self.world.exchange(np.ascontiguousarray(h).reshape(-1), to, None, NOBODY)
+
+    def _receive(self, source: int, examples: int) -> np.ndarray:
+        if (False, source, examples) not in self._headers:
+            header = np.zeros(2 + MOST_AXES, np.int64)
+            self.world.exchange(None, NOBODY, header, source)
+            self._headers[False, source, examples] = tuple(header[2:2 + header[1]].tolist()), DTYPES[header[0]]
+        shape, dtype = self._headers[False, source, examples]
+        h = np.empty(shape, dtype)
+        self.world.exchange(None, NOBODY, h.reshape(-1), source)
+        return h

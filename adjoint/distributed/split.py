@@ -1,0 +1,168 @@
+"""Model parallelism inside a layer: a Linear whose outputs, or whose inputs, are shared out over the ranks.
+
+A column-split Linear before a row-split one is a pair that sends one sum forward and one backward: between them each rank has features of
+its own. Invariant: the pair is the function of the two whole layers, to rounding. May import: L0-L5, values. Read next: pipeline.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..compiler.compile import compile
+from ..errors import ConfigError, explain
+from ..nn.layers import Linear
+from ..nn.module import Module
+from ..optim import Optimizer, apply_updates
+from ..transforms.reverse import value_and_grad
+from ..tree import Structure, flatten
+from .collectives import all_reduce_in_place
+from .communicator import Communicator
+from .schedules import bounds
+from .values import all_reduce, per_rank
+
+
+class _Split(Module):
+    """What both splits share: the rank's part of a weight along one axis, and the way back to the whole layer."""
+
+    varying: ClassVar[tuple[str, ...]] = ()         # fields of which every rank has another part
+
+    def _share(self, name: str, features: int, world: Communicator) -> slice:
+        if features < world.size:
+            raise ConfigError(explain(f"{name}: {features} features cannot be shared out over {world.size} ranks.",
+                                      remedy="Start fewer ranks, or split a wider layer."))
+        limits = bounds(features, world.size)
+        return slice(limits[world.rank], limits[world.rank + 1])
+
+
+class ColumnLinear(_Split):
+    """Rank r's output features of a Linear: y_r = x W_r^T + b_r; nothing is sent forward, the cotangents of x are summed backward.
+
+    ColumnLinear(layer, world): layer is the whole nn.Linear, the same on every rank (with weights of PyTorch's names if it was loaded so).
+    Shapes: x [..., in_features] replicated, weight [out_features / n, in_features], y [..., out_features / n] varying. What follows must
+    act on each feature alone (an activation) until a RowLinear takes it. Source: Shoeybi et al., Megatron-LM, arXiv 1909.08053, section 3.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> layer = Linear(3, 4, rng=np.random.default_rng(0))
+    >>> [y.shape for y in run_threads(2, lambda world: ColumnLinear(layer, world)(np.ones((5, 3), np.float32)))]
+    [(5, 2), (5, 2)]
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    world: Communicator
+
+    varying = ("weight", "bias")
+
+    def __init__(self, layer: Linear, world: Communicator) -> None:
+        own = self._share("ColumnLinear", layer.weight.shape[0], world)
+        self._place(weight=layer.weight[own].copy(), bias=None if layer.bias is None else layer.bias[own].copy(), world=world)
+
+    def __call__(self, x: Any) -> Any:
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+    def whole(self) -> Linear:
+        """The whole layer, on every rank; all ranks call it."""
+        bias = None if self.bias is None else _joined(self.bias, 0, self.world)
+        return _linear(_joined(self.weight, 0, self.world), bias)
+
+
+class RowLinear(_Split):
+    """Rank r's input features of a Linear: y = sum over ranks of x_r W_r^T, + b; one sum forward, nothing backward.
+
+    RowLinear(layer, world): as ColumnLinear. Shapes: x [..., in_features / n] varying, weight [out_features, in_features / n], bias
+    [out_features] replicated, y [..., out_features] replicated.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> layer = Linear(4, 3, rng=np.random.default_rng(0), dtype=np.float64)
+    >>> def program(world):
+    ...     return RowLinear(layer, world)(np.ones((5, 2)))
+    >>> all(np.allclose(y, layer(np.ones((5, 4)))) for y in run_threads(2, program))
+    True
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    world: Communicator
+
+    varying = ("weight",)
+
+    def __init__(self, layer: Linear, world: Communicator) -> None:
+        own = self._share("RowLinear", layer.weight.shape[1], world)
+        self._place(weight=layer.weight[:, own].copy(), bias=layer.bias, world=world)
+
+    def __call__(self, x: Any) -> Any:
+        y = all_reduce(x @ self.weight.T, self.world)
+        return y if self.bias is None else y + self.bias
+
+    def whole(self) -> Linear:
+        """The whole layer, on every rank; all ranks call it."""
+        return _linear(_joined(self.weight, 1, self.world), self.bias)
+
+
+def _linear(weight: np.ndarray, bias: np.ndarray | None) -> Linear:
+    layer = object.__new__(Linear)
+    layer._place(weight=weight, bias=bias)
+    return layer
+
+
+def _joined(part: np.ndarray, axis: int, world: Communicator) -> np.ndarray:
+    """The ranks' parts, which may differ in size by one, joined along an axis."""
+    sizes = np.zeros(world.size, np.int64)
+    sizes[world.rank] = part.shape[axis]
+    limits = np.cumsum(np.concatenate([[0], all_reduce_in_place(sizes, world)]))
+    whole = np.zeros((limits[-1], *np.moveaxis(part, axis, 0).shape[1:]), part.dtype)
+    whole[limits[world.rank]:limits[world.rank + 1]] = np.moveaxis(part, axis, 0)
+    return np.ascontiguousarray(np.moveaxis(all_reduce_in_place(whole, world), 0, axis))
+
+
+def varying_leaves(tree: Any) -> list[bool]:
+    """For every leaf of a model, whether it is a rank's own part: what per_rank takes as `varying` for the model.
+
+    >>> from adjoint.distributed.communicator import Alone
+    >>> layer = Linear(4, 4, rng=np.random.default_rng(0))
+    >>> varying_leaves([ColumnLinear(layer, Alone()), RowLinear(layer, Alone())])
+    [True, True, True, False]
+    """
+    return _varying(flatten(tree)[1], False)
+
+
+def _varying(s: Structure, flag: bool) -> list[bool]:
+    if s.kind == "leaf":
+        return [flag]
+    names, own = ("",) * len(s.children), ()
+    if s.kind == "record":
+        cls, names = s.meta
+        own = cls.varying if issubclass(cls, _Split) else ()
+    return [each for name, child in zip(names, s.children, strict=True) for each in _varying(child, flag or name in own)]
+
+
+def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *, compiled: bool = True) -> Callable:
+    """step(model, state, x, y) -> (model, state, loss) of a model with split layers: gradient, sums over the ranks and update in one call.
+
+    loss(model(x), y) is a number; x, y: the whole batch, the same on every rank. Model and state are donated if compiled. The optimizer
+    sees the rank's parts only: rules that treat elements alone (SGD, Adam, ...) are exact, a norm over all parameters is not.
+
+    >>> from adjoint import nn, optim
+    >>> from adjoint.distributed.threads import run_threads
+    >>> x = np.linspace(-1, 1, 8)[:, None]
+    >>> def program(world):
+    ...     rng, rule = np.random.default_rng(0), optim.adam(0.05)
+    ...     first, last = (Linear(*sizes, rng=rng, dtype=np.float64) for sizes in ((1, 6), (6, 1)))
+    ...     model = nn.Sequential(ColumnLinear(first, world), np.tanh, RowLinear(last, world))
+    ...     step, state = make_split_step(nn.squared_error, rule, world, compiled=False), rule.init(model)
+    ...     for _ in range(60):
+    ...         model, state, loss = step(model, state, x, x ** 2)
+    ...     return bool(loss < 0.02)
+    >>> run_threads(2, program)
+    [True, True]
+    """
+    def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
+        objective = value_and_grad(lambda model, x, y: loss(model(x), y))
+        value, gradients = per_rank(objective, world, varying=(varying_leaves(model), False, False))(model, x, y)
+        updates, new_state = optimizer.update(gradients, state, model)
+        return apply_updates(model, updates), new_state, value
+    return compile(step, donate=(0, 1)) if compiled else step
