@@ -158,8 +158,21 @@ def test_scipys_routines_do_where_numpys_are_not_seen(other_library: Any) -> Non
     for name, f in ROUTINES.items():
         for x, y in zip(flat(ad.compile(lambda a, f=f: f(a * 1.0))(DEFINITE)), flat(f(DEFINITE)), strict=True):
             np.testing.assert_allclose(np.abs(x), np.abs(y), rtol=1e-10, atol=1e-12, err_msg=name)
+    permutations = np.eye(5)[np.array([np.random.default_rng(k).permutation(5) for k in range(20)])]        # pivots of 32 bits, each a sign
+    np.testing.assert_array_equal(ad.compile(lambda a: L.det(a * 1.0))(permutations), np.linalg.det(permutations))
     with pytest.raises(LinearAlgebraError):
         ad.compile(lambda a: L.inv(a * 1.0))(np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3, 3), (0, 3), (3, 0)])
+def test_empty_matrices(shape: tuple) -> None:
+    """LAPACK wants leading dimensions of at least one, and there is nothing to do."""
+    square = {name: f for name, f in ROUTINES.items() if name != "svd"}
+    for name, f in (square if shape[-1] == shape[-2] else {"svd": lambda a: L.svd(a, full_matrices=False)}).items():
+        for x, y in zip(flat(ad.compile(lambda a, f=f: f(a * 1.0))(np.zeros(shape))), flat(f(np.zeros(shape))), strict=True):
+            np.testing.assert_array_equal(x, y, err_msg=name)
+    if shape[-1] == 3:
+        assert ad.compile(lambda a, b: L.solve(a, b))(np.eye(3), np.zeros((3, 0))).shape == (3, 0)
 
 
 def test_without_a_lapack_the_error_says_what_to_install(other_library: Any) -> None:
