@@ -132,8 +132,8 @@ def report(workers: Sequence[int], work: Work, links: Links, *, costs: dict[str,
            4  ring                    301 ms      83.0 %       51.3 ms            6 MB           16 MB
               it sends the fewest bytes to one neighbour, and latency does not matter at this size
     """
-    varies = f", {100 * work.jitter:g} % of it varies" if work.jitter else ""
-    hides = f", {100 * work.overlap:g} % of it hides communication" if work.overlap else ""
+    varies = f", {100 * work.jitter:.3g} % of it varies" if work.jitter else ""
+    hides = f", {100 * work.overlap:.3g} % of it hides communication" if work.overlap else ""
     lines = [f"compute {duration(work.compute)}{varies}{hides}, gradients {volume(work.size)}, links of "
              f"{links.bandwidth / 1e6:,.4g} MB/s after {duration(links.latency)}",
              " workers  use                       step  efficiency   on the wire   busiest sends   memory a rank"]

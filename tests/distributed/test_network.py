@@ -11,6 +11,7 @@ import worlds
 from adjoint.distributed import run_threads
 from adjoint.distributed.collectives import all_reduce_in_place
 from adjoint.distributed.schedules import bounds
+from benchmarks import wires
 
 
 @pytest.mark.mission(66)
@@ -41,3 +42,9 @@ def test_interfaces_count_what_the_communicator_counts(tmp_path, figure):
         for counted, sent, received in rows[name]["counters"]:
             figure.equal(counted, 2_000_000)
             assert 1.0 <= sent / counted <= 1.09 and 1.0 <= received / counted <= 1.09, (name, counted, sent, received)
+
+
+def test_the_page_says_what_was_measured():
+    found = wires.BLOCK.search(wires.PAGE.read_text(encoding="utf-8"))
+    assert found is not None and found[0] == wires.block(wires.stored(wires.ALLREDUCE), wires.stored(wires.NETWORK)), \
+        "run python -m benchmarks.wires"
