@@ -64,7 +64,8 @@ def _checked_labels(name: str, what: str, scores: Any, labels: Any) -> Any:
     if not shape or np.shape(labels) != shape[:-1]:
         raise ShapeError(explain(f"{name}: {what} {shape} need labels {shape[:-1]}, found {np.shape(labels)}.",
                                  remedy="Labels are integers, one per example, not one-hot."))
-    _refuse_empty(name, labels)
+    if 0 in np.shape(labels):
+        raise ShapeError(explain(f"{name}: there are no examples: {aval_of(labels)}.", remedy="The mean of nothing has no value."))
     dtype, classes = aval_of(labels).dtype, shape[-1]
     if dtype.kind not in "iu":
         raise DtypeError(explain(f"{name}: labels are {dtype}, expected integers.", remedy="Use labels.astype(np.int64)."))
@@ -74,15 +75,11 @@ def _checked_labels(name: str, what: str, scores: Any, labels: Any) -> Any:
     return labels if isinstance(labels, (np.ndarray, np.generic)) else label(labels, classes=classes)
 
 
-def _refuse_empty(name: str, examples: Any) -> None:
-    if 0 in np.shape(examples):
-        raise ShapeError(explain(f"{name}: there are no examples: {aval_of(examples)}.", remedy="The mean of nothing has no value."))
-
-
 def _check_shapes(name: str, **arrays: Any) -> None:
     """Refuse arrays that are empty or not all of one shape."""
-    _refuse_empty(name, next(iter(arrays.values())))
     shapes = [np.shape(x) for x in arrays.values()]
+    if 0 in shapes[0]:
+        raise ShapeError(explain(f"{name}: there are no examples: {shapes[0]}.", remedy="The mean of nothing has no value."))
     if any(shape != shapes[0] for shape in shapes):
         found = ", ".join(f"{what} {shape}" for what, shape in zip(arrays, shapes, strict=True))
         every = "both" if len(shapes) == 2 else "all"

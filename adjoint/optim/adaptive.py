@@ -79,7 +79,7 @@ def scale_by_full_adagrad(delta: float = 1e-8) -> Optimizer:
         return OuterState(unflatten(structure, [np.zeros((x.size, x.size), x.dtype) for x in leaves]))
 
     def update(gradients: Any, state: OuterState, parameters: Any) -> tuple[Any, OuterState]:
-        updates, outer = on_leaves(leaf, gradients, state.outer, one_shape=False)
+        updates, outer = on_leaves(leaf, gradients, state.outer)
         return updates, OuterState(outer)
     return Optimizer(init, update)
 

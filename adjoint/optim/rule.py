@@ -58,7 +58,12 @@ def apply_updates(parameters: Any, updates: Any) -> Any:
     >>> apply_updates({"w": np.array([1.0]), "n": np.array(3)}, {"w": np.array([0.5]), "n": None})
     {'n': array(3), 'w': array([1.5])}
     """
-    return on_leaves(lambda u, p: (None, in_dtype(p + u, aval_of(p).dtype)), updates, parameters)[1]
+    def moved(u: Any, p: Any) -> tuple:
+        if np.shape(u) != np.shape(p):
+            raise ShapeError(explain(f"apply_updates: an update is {aval_of(u)}, its parameter {aval_of(p)}.",
+                                     remedy="Initialize the state with the parameters that the gradients are of."))
+        return None, in_dtype(p + u, aval_of(p).dtype)
+    return on_leaves(moved, updates, parameters)[1]
 
 
 def stateless(function: Callable[[Any, Any], Any]) -> Optimizer:
@@ -111,11 +116,11 @@ def zeros_like(parameters: Any) -> Any:
     return unflatten(structure, [np.zeros(aval_of(x).shape, aval_of(x).dtype) if aval_of(x).dtype.kind == "f" else None for x in leaves])
 
 
-def on_leaves(function: Callable, gradients: Any, *trees: Any, one_shape: bool = True) -> tuple[Any, ...]:
+def on_leaves(function: Callable, gradients: Any, *trees: Any) -> tuple[Any, ...]:
     """function(g, *leaves) -> (update, *new leaves) at every gradient that is not None: (updates, *trees with the new leaves).
 
     The function may return fewer new leaves than there are trees: the last trees are only read. Trees may have leaves (or whole
-    branches) where the gradients have None; those stay. one_shape: refuse leaves whose shape is not their gradient's.
+    branches) where the gradients have None; those stay.
     """
     leaves, structure = flatten(gradients)
     flat = [flatten(tree) for tree in trees]
@@ -123,11 +128,7 @@ def on_leaves(function: Callable, gradients: Any, *trees: Any, one_shape: bool =
     updates: list = []
     fresh = [list(found) for found, _ in flat]
     for k, g in enumerate(leaves):
-        own = [found[at[k]] for (found, _), at in zip(flat, places, strict=True)]
-        if one_shape and any(np.shape(x) != np.shape(g) for x in own):
-            raise ShapeError(explain(f"optimizer: a gradient is {aval_of(g)}, its parameter or state {aval_of(own[0])}.",
-                                     remedy="Initialize the state with the parameters that the gradients are of."))
-        update, *news = function(g, *own)
+        update, *news = function(g, *(found[at[k]] for (found, _), at in zip(flat, places, strict=True)))
         updates.append(update)
         for new, at, target in zip(news, places, fresh, strict=False):
             target[at[k]] = new
