@@ -26,12 +26,13 @@ def masks_of(function, *args) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("pool", [lambda x: nn.max_pool(x, 2), lambda x: nn.max_pool(x, 3, stride=2, padding=1)], ids=["tiles", "overlap"])
-def test_the_mask_of_a_relu_before_pooling(pool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = rng.integers(-2, 3, (2, 3, 6, 8)).astype(np.float64)                # many ties, many zeros
+@pytest.mark.parametrize("batch, channels", [(2, 3), (1, 3), (2, 1)])
+def test_the_mask_of_a_relu_before_pooling(pool, batch, channels, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = rng.integers(-2, 3, (batch, channels, 6, 8)).astype(np.float64)     # many ties, many zeros
     x[0, 0, 0, :3] = np.nan, np.inf, -0.0
     w = rng.standard_normal(np.shape(pool(x)))
     both = lambda x: [pool(nn.relu(x)), vjp(lambda x: pool(nn.relu(x)), x)[1](w)[0]]
-    assert masks_of(both, x) == [(2, *w.shape[2:], 3)]                     # of the pooled array, channels last
+    assert masks_of(both, x) == [(batch, *w.shape[2:], channels)]                     # of the pooled array, channels last
     early = reference_outputs(both, [x])
     monkeypatch.setattr(passes, "early_masks", lambda graph: graph)
     for a, b, c in zip(early, reference_outputs(both, [x]), both(x), strict=True):
@@ -50,6 +51,13 @@ def test_masks_of_anything_else_stay(rng: np.random.Generator) -> None:
     assert masks_of(lambda x, t: [choose(x > 0.0, put(x, t), 1.0)], x, t) == [whole]                       # not 0 elsewhere
     assert masks_of(lambda x, t: [choose(x[:, ::-1] > 0.0, put(x, t), 0.0)], x, t) == [whole]              # at other places
     assert masks_of(lambda x, t: [choose(x > 0.0, (g := put(x, t)), 0.0), g], x, t) == [whole]             # the sum itself is wanted
+    seen = lambda x, t: [choose(np.flip(x, 1) > 0.0, (g := np.flip(put(x, t), 1)), 0.0), g]
+    assert masks_of(seen, x, t) == [whole]                                                                 # so is a view of it
+    wider = (Window(1, 6, 3, 3, 1), Window(2, 8, 4, 2, 2))
+    other = lambda x, t: pool_put(t, max_pool(x, windows=wider)[1], windows=WINDOWS)
+    assert masks_of(lambda x, t: [choose(x > 0.0, other(x, t), 0.0)], x, t) == [whole]                     # chosen from other windows
+    assert masks_of(lambda x, t: [choose(np.transpose(x, (1, 2, 0, 3)) > 0.0, np.transpose(put(x, t), (1, 2, 0, 3)), 0.0)],
+                    x[:1], t[:1]) in ([(1, 3, 4, 3)], [(6, 8, 1, 3)])
     square = rng.standard_normal((2, 6, 6, 3))
     windows = (Window(1, 6, 3, 2, 2), Window(2, 6, 3, 2, 2))
     turned = lambda x: np.transpose(x, (0, 2, 1, 3))

@@ -1,6 +1,7 @@
 """The range of every hyperparameter of every rule: what lies on its border is taken, what lies outside is refused by its name."""
 
 import functools
+import inspect
 
 import numpy as np
 import pytest
@@ -113,6 +114,27 @@ def test_every_rate_of_a_schedule_is_a_number_of_at_least_zero(name):
         for wrong in (-1e-9, float("nan"), "fast"):
             with pytest.raises(ConfigError, match=f"{name}: rate is"):
                 make(*[wrong if i == at else 0.1 for i in range(count)])
+
+
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0}
+DEFAULTS = {                                    # of the papers, or of PyTorch where a docstring names its variant
+    optim.adam: ADAM, optim.amsgrad: ADAM, optim.adamw: ADAM | {"weight_decay": 0.01},
+    optim.lion: {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0}, optim.schedule_free_adamw: ADAM | {"warmup": 0},
+    optim.muon: {"momentum": 0.95, "weight_decay": 0.0}, optim.scale_by_muon: {"beta": 0.95, "nesterov": True, "steps": 5, "epsilon": 1e-7},
+    optim.adagrad: {"epsilon": 1e-10, "initial_accumulator": 0.0, "lr_decay": 0.0, "weight_decay": 0.0},
+    optim.full_adagrad: {"delta": 1e-8},
+    optim.rmsprop: {"beta": 0.99, "epsilon": 1e-8, "centered": False, "momentum": 0.0, "weight_decay": 0.0},
+    optim.adadelta: {"learning_rate": 1.0, "rho": 0.9, "epsilon": 1e-6, "weight_decay": 0.0},
+    optim.sharpness_aware: {"rho": 0.05}, optim.sam: {"rho": 0.05}, optim.clip_adaptively: {"limit": 0.01, "floor": 1e-3},
+    optim.minimize: {"history": 10, "gradient_tolerance": 1e-8, "decrease_tolerance": 0.0, "iterations": 1000, "compiled": True},
+    schedules.one_cycle: {"rise": 0.3, "first": 0.04, "last": 4e-6, "shape": "cosine"},
+}
+
+
+@pytest.mark.parametrize("rule", DEFAULTS, ids=lambda rule: rule.__name__)
+def test_what_is_not_given_is_what_was_published(rule):
+    given = inspect.signature(rule).parameters
+    assert {name: given[name].default for name in DEFAULTS[rule]} == DEFAULTS[rule]
 
 
 def test_what_is_left_out_is_what_the_docstrings_say():
