@@ -40,8 +40,8 @@ def _allreduce(record: dict[str, Any]) -> list[str]:
         lines.append(f"| {version} | {contestant} | {' | '.join(cells)} |")
     lines.append("")
     for verdict in record["verdicts"]:
-        lines.append(f"* {verdict['runtime']}, {verdict['ranks']} ranks: its default takes {verdict['over_default']:.2f} times our ring's time "
-                     f"(wanted 1.5), its best forced algorithm {verdict['over_best_forced']:.2f} (wanted 1.0): "
+        lines.append(f"* {verdict['runtime']}, {verdict['ranks']} ranks: its default takes {verdict['over_default']:.2f} times our "
+                     f"ring's time (wanted 1.5), its best forced algorithm {verdict['over_best_forced']:.2f} (wanted 1.0): "
                      f"{'reached' if verdict['reached'] else 'behind'}.")
     return lines
 
@@ -49,8 +49,8 @@ def _allreduce(record: dict[str, Any]) -> list[str]:
 def _network(record: dict[str, Any]) -> list[str]:
     """One table: a row for each all-reduce over the shaped links."""
     lines = [f"{record['ranks']} namespaces joined by links of {record['rate']}, {record['size'] / 1e6:g} MB, {record['mpi']}; "
-             f"the payload's bound for a ring is {record['bound'] * 1e3:.1f} ms.", "", "| | median, ms | interface / payload | planned, ms | error |",
-             "|---|---:|---:|---:|---:|"]
+             f"the payload's bound for a ring is {record['bound'] * 1e3:.1f} ms.", "",
+             "| | median, ms | interface / payload | planned, ms | error |", "|---|---:|---:|---:|---:|"]
     for name, row in sorted(record["rows"].items(), key=lambda item: item[1]["median"]):
         wire = f"{row['wire']:.3f}" if row["wire"] else "-"
         planned = f"{row['planned'] * 1e3:.1f} | {100 * row['error']:+.1f} %" if "planned" in row else "- | -"
