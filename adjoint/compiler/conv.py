@@ -1,7 +1,8 @@
 """Convolution: tiles of C from A read in place, by the same microkernels as the matrix product, with tables of rows and of blocks.
 
-One function serves all convolutions of a module with as many free axes. A work item is (batch element, chunk of rows or span, panel of
-columns), panels fastest. Every element of C is summed serially over k with fma from zero: pieces, chunks and parts never change a bit.
+One function serves all convolutions of a module with as many free axes. A work item is (batch element, band, chunk of rows or span, panel
+of columns), panels fastest; or (batch element, panel, span), spans fastest, where a thread takes spans together. Every element of C is
+summed serially over k with fma from zero: pieces, stretches, chunks, bands and parts never change a bit.
 May import: llvmlite, loops, flow, target, microkernel, convplan, matmul. Read next: pieces.py.
 """
 
@@ -32,16 +33,18 @@ from .flow import (
 )
 from .loops import Convolution
 from .matmul import COST_OF_CYCLE, STEP_TYPE, EmitEpilogue, Step
-from .microkernel import WINDOW_TYPE, window_kernel
+from .microkernel import WINDOW_TYPE, Tile, stretch_kernel, window_kernel
 from .product import EmitPoll
 from .target import Target, mark
 
-SHAPE = ("panels", "wide_panels", "chunks", "n", "a_batch", "b_batch", "turns", "ranges", "a_turn", "b_turn", "buffered")
+SHAPE = ("joint", "panels", "wide_panels", "chunks", "bands", "n", "a_batch", "b_batch", "turns", "ranges", "a_turn", "b_turn", "buffered",
+         "finishes_tiles", "stretch", "m_step")
 PANELS = ("rows", "width", "first_column", "tile_row", "b_panel")
 SPAN = ("begin", "end", "chunks")
 RANGE = ("begin", "blocks", "terms")
-# void(buffers, b, m of every row, rows, n, columns, tile, tile_row): the epilogue over rows x columns elements of a buffered tile.
-EPILOGUE_TYPE = ir.FunctionType(VOID, [PTR, I64, PTR, I64, I64, I64, PTR, I64])
+# void(buffers, b, ms, count, n, columns, tile, tile_row, stretch, m_step): the epilogue over `columns` elements of the rows of a buffered
+# tile: `count` stretches of so many rows, the first of each at its entry of ms, the others m_step further each.
+EPILOGUE_TYPE = ir.FunctionType(VOID, [PTR, I64, PTR, I64, I64, I64, PTR, I64, I64, I64])
 # void(begin, end, control, buffers, tile, rows, ms, epilogue, a, b, shape, spans, segments, blocks, ranges, then kernel and record
 # of wide and of narrow panels)
 TILES_TYPE = ir.FunctionType(VOID, [I64, I64, *[PTR] * 17])
@@ -49,9 +52,16 @@ TILES_TYPE = ir.FunctionType(VOID, [I64, I64, *[PTR] * 17])
 
 def lower_convolution(module: ir.Module, c: Convolution, emit_epilogue: EmitEpilogue, target: Target,
                       emit_poll: EmitPoll | None = None) -> tuple[Step, ...]:
-    """The function of a convolution, added to `module`. See matmul.EmitEpilogue, product.EmitPoll."""
-    plan = plan_convolution(c, target)
-    epilogue = _emit_epilogue_function(module, plan, emit_epilogue)
+    """The functions of a convolution, added to `module`. See matmul.EmitEpilogue, product.EmitPoll."""
+    plans = plan_convolution(c, target)
+    outside = [plan for plan in plans if not plan.is_short]
+    epilogue = _emit_epilogue_function(module, outside[0], emit_epilogue) if outside else ir.Constant(PTR, None)
+    return tuple(_emit_step(module, plan, epilogue, emit_epilogue, emit_poll) for plan in plans)
+
+
+def _emit_step(module: ir.Module, plan: ConvPlan, epilogue: ir.Value, emit_epilogue: EmitEpilogue, emit_poll: EmitPoll | None) -> Step:
+    """One call of the shared loops."""
+    c, target = plan.convolution, plan.target
     function = mark(ir.Function(module, STEP_TYPE, module.get_unique_name(c.name)), target)
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -63,11 +73,26 @@ def lower_convolution(module: ir.Module, c: Convolution, emit_epilogue: EmitEpil
     tables = [_table(module, words) for words in (plan.span_words(), segments, blocks, ranges)]
     shape = _table(module, list(plan.shape_record().values()))
     arguments = [begin, end, control, buffers, tile, rows, ms, epilogue, a, b, shape, *tables]
-    for each in (plan.wide if plan.wide_panels else plan.narrow, plan.narrow if plan.narrow_panels else plan.wide):
-        arguments += [window_kernel(module, target, c.dtype, each), _table(module, list(plan.panels_record(each).values()))]
+    kernels = [(_kernel(module, plan, each, emit_epilogue), _table(module, list(plan.panels_record(each).values()))) for each in plan.tiles]
+    arguments += [*kernels[0], *kernels[-1]]
     builder.call(_tiles_function(module, target, len(c.free), emit_poll), arguments)
     builder.ret_void()
-    return (Step(function, plan.extent, COST_OF_CYCLE * plan.cycles),)
+    return Step(function, plan.extent, COST_OF_CYCLE * plan.cycles)
+
+
+def _kernel(module: ir.Module, plan: ConvPlan, tile: Tile, emit_epilogue: EmitEpilogue) -> ir.Function:
+    """The microkernel of one tile, for rows of tables or for stretches; the epilogue is inside if the sum is short."""
+    c, stretch, lanes = plan.convolution, plan.stretch, plan.lanes
+    if stretch is None:
+        return window_kernel(module, plan.target, c.dtype, tile)
+
+    def finish(builder: ir.IRBuilder, place: tuple[ir.Value, ...], values: list[tuple[int, int, ir.Value]]) -> None:
+        buffers, batch, m, n = place
+        for r, v, value in values:
+            column = builder.add(n, i64(v * lanes))
+            mask = lanes_below(builder, builder.sub(i64(c.n), column), lanes) if c.n % lanes else None
+            emit_epilogue(builder, c, buffers, value, batch, builder.add(m, i64(r * stretch.m)), column, mask)
+    return stretch_kernel(module, plan.target, c.dtype, tile, stretch.a * plan.size, finish if plan.is_short else None)
 
 
 def _table(module: ir.Module, words: list[int]) -> ir.GlobalVariable:
@@ -82,11 +107,11 @@ def _emit_epilogue_function(module: ir.Module, plan: ConvPlan, emit_epilogue: Em
     function = mark(ir.Function(module, EPILOGUE_TYPE, module.get_unique_name(c.name + "_epilogue")), plan.target)
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    buffers, b, ms, rows, n, columns, tile, tile_row = function.args
+    buffers, b, ms, count, n, columns, tile, tile_row, stretch, m_step = function.args
     vector = ir.VectorType(element_type(c.dtype), plan.lanes)
-    with counted_loop(builder, i64(0), rows) as row:
-        line = at(builder, tile, builder.mul(row, tile_row))
-        m = builder.load(at(builder, ms, times(builder, row, 8)), typ=I64, align=8)
+    with counted_loop(builder, i64(0), count) as number, counted_loop(builder, i64(0), stretch) as row:
+        line = at(builder, tile, builder.mul(builder.add(builder.mul(number, stretch), row), tile_row))
+        m = builder.add(builder.load(at(builder, ms, times(builder, number, 8)), typ=I64, align=8), builder.mul(row, m_step))
         with counted_loop(builder, i64(0), columns, plan.lanes) as column:
             value = builder.load(at(builder, line, times(builder, column, plan.size)), typ=vector, align=plan.size)
             mask = lanes_below(builder, builder.sub(columns, column), plan.lanes) if c.n % plan.lanes else None
@@ -139,35 +164,43 @@ class _Tiles:
         begin, end, control, self.buffers, self.tile, self.rows, self.ms, self.epilogue, self.a, self.b, shape, *rest = function.args
         self.spans, self.segments, self.blocks, self.ranges, *self.kernels = rest
         self.free, self.shape = free, Fields(builder, shape, SHAPE)
-        with counted_loop(builder, begin, end) as item:
+        joint = self.shape["joint"]
+        after = builder.udiv(builder.add(end, builder.sub(joint, i64(1))), joint)
+        with counted_loop(builder, builder.udiv(begin, joint), after) as lot:
             if emit_poll is not None:
                 with builder.if_then(emit_poll(builder, control)):
                     builder.ret_void()
-            self.item(item)
+            place = builder.mul(lot, joint)
+            first = builder.select(builder.icmp_signed("<", place, begin), builder.sub(begin, place), i64(0))
+            self.lot(lot, first, minimum(builder, builder.sub(builder.sub(end, place), i64(1)), builder.sub(joint, i64(1))))
         builder.ret_void()
 
-    def item(self, item: ir.Value) -> None:
-        """One panel of one chunk, or of one span."""
+    def lot(self, lot: ir.Value, first: ir.Value, last: ir.Value) -> None:
+        """One panel of one chunk, or of the spans first .. last, which take every part of the sum together."""
         builder, shape = self.builder, self.shape
-        rest = builder.udiv(item, shape["panels"])
-        panel = builder.sub(item, builder.mul(rest, shape["panels"]))
-        batch = builder.udiv(rest, shape["chunks"])
-        span, chunk = self.find(builder.sub(rest, builder.mul(batch, shape["chunks"])))
+        rest = builder.udiv(lot, shape["panels"])
+        panel = builder.sub(lot, builder.mul(rest, shape["panels"]))
+        above = builder.udiv(rest, shape["chunks"])
+        number = builder.sub(rest, builder.mul(above, shape["chunks"]))
+        (span, chunk), (last_span, _) = (self.find(builder.add(number, each)) for each in (first, last))
+        begin, end = span["begin"], last_span["end"]
+        batch = builder.udiv(above, shape["bands"])
+        band = builder.sub(above, builder.mul(batch, shape["bands"]))
         chosen = self.choose(panel, batch)
-        with counted_loop(builder, span["begin"], span["end"]) as number:
-            self.list_rows(self.segment(number, chunk), chosen.fields["rows"])
+        with counted_loop(builder, begin, end) as number:
+            self.list_rows(self.segment(number, band, chunk), chosen.fields["rows"])
         with (counted_loop(builder, i64(0), shape["turns"]) as turn, counted_loop(builder, i64(0), shape["ranges"]) as index,
-              counted_loop(builder, span["begin"], span["end"]) as number):
-            segment = self.segment(number, chunk)
+              counted_loop(builder, begin, end) as number):
+            segment = self.segment(number, band, chunk)
             with builder.if_then(builder.icmp_signed("<", index, segment.fields["range_count"])):
                 self.sum(chosen, turn, index, segment)
-        with (builder.if_then(self.is_buffered()), counted_loop(builder, span["begin"], span["end"]) as number):
-            segment = self.segment(number, chunk)
+        with (builder.if_then(self.is_buffered()), counted_loop(builder, begin, end) as number):
+            segment = self.segment(number, band, chunk)
             tile = at(builder, self.tile, builder.mul(segment.fields["place"], chosen.fields["tile_row"]))
             self.finish(chosen, at(builder, self.ms, segment.listed), segment.count, tile)
 
     def find(self, number: ir.Value) -> tuple[Fields, ir.Value]:
-        """The span of a work item, and which of its chunks."""
+        """The span that a chunk belongs to, and which of its chunks it is."""
         builder, before = self.builder, self.builder.block
         look, found = builder.append_basic_block("look"), builder.append_basic_block("found")
         builder.branch(look)
@@ -195,13 +228,14 @@ class _Tiles:
         b = at(builder, self.b, builder.mul(batch, shape["b_batch"]), first, builder.mul(number, fields["b_panel"]))
         return _Panel(kernel, fields, at(builder, self.a, builder.mul(batch, shape["a_batch"])), b, batch, n, columns)
 
-    def segment(self, number: ir.Value, chunk: ir.Value) -> _Segment:
-        """A segment's record, and the rows of it that belong to this chunk."""
+    def segment(self, number: ir.Value, band: ir.Value, chunk: ir.Value) -> _Segment:
+        """A segment's record, and the rows of it that belong to this chunk of this band."""
         builder = self.builder
         place = at(builder, self.segments, times(builder, number, 8 * row_words(self.free)))
         fields = Fields(builder, place, SEGMENT)
         begin = builder.mul(chunk, fields["chunk_rows"])
         count = minimum(builder, builder.sub(fields["rows"], begin), fields["chunk_rows"])
+        begin = builder.add(begin, builder.mul(band, fields["rows"]))
         return _Segment(place, fields, begin, count, times(builder, fields["place"], 8))
 
     def sum(self, panel: _Panel, turn: ir.Value, index: ir.Value, segment: _Segment) -> None:
@@ -224,15 +258,17 @@ class _Tiles:
         tile_row = builder.select(self.is_buffered(), tile_row, i64(0))
         with counted_loop(builder, i64(0), segment.count, rows) as row:
             place, listed = at(builder, tile, builder.mul(row, tile_row)), builder.add(segment.listed, times(builder, row, 8))
-            call_pointer(builder, panel.kernel, WINDOW_TYPE, [a, at(builder, self.rows, listed), *arguments, place, resume])
-            with builder.if_then(builder.not_(self.is_buffered())):
-                left = minimum(builder, builder.sub(segment.count, row), rows)
-                self.finish(panel, at(builder, self.ms, listed), left, place)
+            ms = at(builder, self.ms, listed)
+            left = minimum(builder, builder.sub(segment.count, row), rows)
+            more = [place, resume, self.buffers, panel.batch, ms, panel.n, left]
+            call_pointer(builder, panel.kernel, WINDOW_TYPE, [a, at(builder, self.rows, listed), *arguments, *more])
+            with builder.if_then(builder.trunc(self.shape["finishes_tiles"], I1)):
+                self.finish(panel, ms, left, place)
 
     def finish(self, panel: _Panel, ms: ir.Value, count: ir.Value, tile: ir.Value) -> None:
         """The epilogue over some rows."""
-        arguments = [self.buffers, panel.batch, ms, count, panel.n, panel.columns, tile, panel.fields["tile_row"]]
-        call_pointer(self.builder, self.epilogue, EPILOGUE_TYPE, arguments)
+        place = [self.buffers, panel.batch, ms, count, panel.n, panel.columns, tile, panel.fields["tile_row"]]
+        call_pointer(self.builder, self.epilogue, EPILOGUE_TYPE, [*place, self.shape["stretch"], self.shape["m_step"]])
 
     def list_rows(self, segment: _Segment, unit: ir.Value) -> None:
         """Where the rows of a segment lie in A, and their m; the last is repeated up to a multiple of `unit`."""

@@ -192,10 +192,10 @@ def _padded(lowering: Lowering, words: Words, x: Ref) -> tuple[Words, Ref]:
         walks.append((axis, place, tap, stride, dilation, low - before * spread, spread))
     steps = dict(zip(words.x, x.strides, strict=True))
     order = sorted(words.x, key=lambda c: -abs(steps[c]))
-    room = lowering.temporary(x.dtype, [sizes[c] for c in order]).permuted([order.index(c) for c in words.x])
+    room = lowering.temporary(x.dtype, [sizes[c] for c in order])
     lowering.fill(room, 0.0)
-    lowering.copy(x, room.sliced([inside.get(c, (0, sizes[c], 1)) for c in words.x]))
-    return Words(words.x, words.w, words.y, tuple(walks), sizes), room
+    lowering.copy(x.permuted([words.x.index(c) for c in order]), room.sliced([inside.get(c, (0, sizes[c], 1)) for c in order]))
+    return Words(words.x, words.w, words.y, tuple(walks), sizes), room.permuted([order.index(c) for c in words.x])
 
 
 def memory_order(lowering: Lowering, words: Words, free: list[str], dtype: np.dtype) -> Ref:

@@ -1,17 +1,18 @@
 """How a Convolution is cut for the machine: tiles, chunks of rows, blocks of the sum; and the tables that its loops read.
 
-Rows of a chunk are addressed by a table, so tiles run across the ends of image rows. Terms of the sum are blocks of constant steps, listed
-in a table too: the microkernel keeps its sums in registers from block to block. Long sums (the gradients of weights) are taken a part
-of their first axis at a time, for all rows of a span, so A and B are read from memory once per span.
-A plan is a pure function of the convolution and the target. May import: loops, microkernel, pieces, target. Read next: conv.py.
+Rows at equal distances go by stretches, each a tile with one address; the others by tables that say where every row lies, so tiles run
+across the ends of image rows. Terms of the sum are blocks of constant steps, listed in a table too: the microkernel keeps its sums in
+registers from block to block. Long sums (the gradients of weights) are taken a part of their first axis at a time, for all rows of all
+spans of a thread, so A and B are read from memory once. A plan is a pure function of the convolution and the target.
+May import: loops, microkernel, pieces, target. Read next: conv.py.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import lcm
+from math import gcd, lcm
 
 from .loops import Convolution
 from .microkernel import Tile, narrow_tile, wide_tile
@@ -23,6 +24,11 @@ CHUNK_ROWS = 96          # rows of a work item whose sum is short
 SPAN_ROWS = 384          # most rows of a span: their sums wait in the cache
 MOST_SPANNED = 1 << 14   # rows of a result that may be listed span by span
 FIRST_CACHE = 5 * 2**12  # bytes that surely stay in it
+BAND_BYTES = 2**17       # of the result that pieces fill by turns
+SHORT = 128              # most terms of a short sum
+LONGEST = 16             # most rows of a stretch
+MOST_ROWS = 9            # most rows of a tile whose addresses, told by a table, stay in registers
+FEWEST_SUMS = 8          # vectors of a tile that hide the latency of fma
 TABLE = 512              # entries of the table of blocks that stay in the first cache level
 
 
@@ -38,14 +44,26 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Rows at equal distances that one entry of the tables stands for: how many, how far apart in A (in elements) and in m."""
+
+    rows: int
+    a: int
+    m: int
+
+
+@dataclass(frozen=True)
 class ConvPlan:
-    """The cut of one convolution."""
+    """The cut of one convolution, or of some of its pieces. stretch: the rows of a piece count stretches, each a tile."""
 
     convolution: Convolution
     target: Target
     wide: Tile
+    narrow: Tile
     wide_panels: int
     narrow_panels: int
+    pieces: tuple[Piece, ...]
+    stretch: Stretch | None = None
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
@@ -57,9 +75,14 @@ class ConvPlan:
     def lanes(self) -> int:
         return self.target.lanes(self.convolution.dtype)
 
+    def entries(self, tile: Tile) -> int:
+        """Entries of the tables of rows for one tile."""
+        return 1 if self.stretch else tile.rows
+
     @property
-    def narrow(self) -> Tile:
-        return narrow_tile(2)
+    def is_short(self) -> bool:
+        """Whether so few terms are summed that the epilogue should take the sums from registers, in a kernel of its own."""
+        return self.stretch is not None and self.convolution.k <= SHORT
 
     @property
     def panels(self) -> int:
@@ -71,14 +94,15 @@ class ConvPlan:
 
     @property
     def unit(self) -> int:
-        """Rows are stored in multiples of it."""
-        return lcm(*([self.wide.rows] if self.wide_panels else []), *([self.narrow.rows] if self.narrow_panels else []))
+        """Rows are listed in multiples of it."""
+        return lcm(*map(self.entries, self.tiles))
+
+    @property
+    def tiles(self) -> dict[Tile, int]:
+        """Tiles in use, and how many panels have them."""
+        return {tile: n for tile, n in ((self.wide, self.wide_panels), (self.narrow, self.narrow_panels)) if n}
 
     # -- the sum ------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def pieces(self) -> list[Piece]:
-        return cut(self.convolution)
 
     @cached_property
     def part(self) -> int:
@@ -142,12 +166,13 @@ class ConvPlan:
         """Work items of one panel: a span of several segments is one, a span of a single one has as many as its chunks."""
         unit = self.unit
         if self.turns == 1:
-            rows = CHUNK_ROWS // unit * unit
-            return [[Segment(i, 0, piece.row_count, rows, 0)] for i, piece in enumerate(self.pieces)]
+            rows = max(1, CHUNK_ROWS // self.stretch.rows) if self.stretch else CHUNK_ROWS // unit * unit
+            return [[Segment(i, 0, piece.row_count // self.bands, rows, 0)] for i, piece in enumerate(self.pieces)]
         total = sum(piece.row_count for piece in self.pieces)
         count = -(-total // SPAN_ROWS)
         count += count % 2
-        most = max(min(unit, -(-total // 2)), -(-total // count // unit) * unit)
+        rows = -(-total // count)
+        most = rows if rows < unit else -(-rows // unit) * unit
         spans: list[list[Segment]] = [[]]
         room, place = most, 0
         for i, piece in enumerate(self.pieces):
@@ -155,12 +180,24 @@ class ConvPlan:
             while first < piece.row_count:
                 if room <= 0:
                     spans.append([])
-                    room, place = most, 0
+                    room, place = most, place if total <= SPAN_ROWS else 0
                 rows = min(room, piece.row_count - first)
                 spans[-1].append(Segment(i, first, rows, rows, place))
                 place += -(-rows // unit) * unit
                 first, room = first + rows, room - rows
         return spans
+
+    @cached_property
+    def bands(self) -> int:
+        """Equal shares of the rows, done one after the other where rows of all pieces take turns in m: so they meet in the cache."""
+        c, rows = self.convolution, gcd(*(piece.row_count for piece in self.pieces))
+        wanted = c.m * c.n * self.size // BAND_BYTES if self.stretch and self.stretch.m > 1 else 1
+        return max((n for n in range(1, min(wanted, rows) + 1) if rows % n == 0), default=1)
+
+    @property
+    def joint(self) -> int:
+        """Work items that go through the sum together where one thread has them: all spans, if the buffer has room for their sums."""
+        return len(self.spans) if self.turns > 1 and sum(piece.row_count for piece in self.pieces) <= SPAN_ROWS else 1
 
     @property
     def segments(self) -> list[Segment]:
@@ -168,12 +205,12 @@ class ConvPlan:
 
     @property
     def chunks(self) -> int:
-        """Work items of one panel of one batch element."""
+        """Work items of one panel of one band of one batch element."""
         return sum(-(-span[0].rows // span[0].chunk_rows) if len(span) == 1 else 1 for span in self.spans)
 
     @property
     def extent(self) -> int:
-        return self.convolution.batch * self.chunks * self.panels
+        return self.convolution.batch * self.bands * self.chunks * self.panels
 
     @property
     def table_rows(self) -> int:
@@ -182,7 +219,7 @@ class ConvPlan:
 
     @property
     def buffer_rows(self) -> int:
-        return self.table_rows if self.buffered else self.unit
+        return self.table_rows if self.buffered else self.stretch.rows if self.stretch else self.unit
 
     @property
     def tile_bytes(self) -> int:
@@ -193,9 +230,10 @@ class ConvPlan:
         """A rough count: two fma a cycle, a block that begins, a tile that ends."""
         total = 0.0
         for piece, (blocks, _, _) in zip(self.pieces, self.cuts, strict=True):
-            for tile, panels in ((self.wide, self.wide_panels), (self.narrow, self.narrow_panels)):
+            for tile, panels in self.tiles.items():
                 step = max(4.0, tile.rows * tile.vectors * 0.55)
-                total += -(-piece.row_count // tile.rows) * panels * (100.0 + piece.terms * step + 6.0 * len(blocks) * self.turns)
+                count = -(-piece.row_count // self.entries(tile)) * panels
+                total += count * (100.0 + piece.terms * step + 6.0 * len(blocks) * self.turns)
         return total * self.convolution.batch
 
     # -- records ------------------------------------------------------------------------------------------------------
@@ -205,17 +243,19 @@ class ConvPlan:
         c, size = self.convolution, self.size
         a_turn, b_turn = (self.part * s * size if self.part else 0 for s in (c.a.strides[1 + len(c.free)], c.b.strides[1]))
         return {
-            "panels": max(1, self.panels), "wide_panels": self.wide_panels, "chunks": max(1, self.chunks), "n": c.n,
+            "joint": max(1, self.joint), "panels": max(1, self.panels), "wide_panels": self.wide_panels,
+            "chunks": 1 if self.joint > 1 else max(1, self.chunks), "bands": self.bands, "n": c.n,
             "a_batch": c.a.strides[0] * size, "b_batch": c.b.strides[0] * size, "turns": self.turns,
             "ranges": max(len(ranges) for _, ranges, _ in self.cuts), "a_turn": a_turn, "b_turn": b_turn,
-            "buffered": int(self.buffered),
+            "buffered": int(self.buffered), "finishes_tiles": int(not self.buffered and not self.is_short),
+            "stretch": self.stretch.rows if self.stretch else 1, "m_step": self.stretch.m if self.stretch else 0,
         }  # fmt: skip
 
     def panels_record(self, tile: Tile) -> dict[str, int]:
         """The fields of conv.PANELS."""
-        width = tile.vectors * self.lanes
-        return {"rows": tile.rows, "width": width, "first_column": 0 if tile == self.wide else self.wide_columns,
-                "tile_row": width * self.size, "b_panel": width * self.size}
+        width, first = tile.vectors * self.lanes, 0 if tile == self.wide else self.wide_columns
+        rows = self.spans[0][0].chunk_rows if self.is_short else self.entries(tile)
+        return {"rows": rows, "width": width, "first_column": first, "tile_row": width * self.size, "b_panel": width * self.size}
 
     def span_words(self) -> list[int]:
         """Per span: its first segment, the one after its last, its chunks."""
@@ -241,14 +281,69 @@ class ConvPlan:
         return words, block_words, range_words
 
 
-def plan_convolution(c: Convolution, target: Target) -> ConvPlan:
-    """Tiles as wide as the columns allow."""
+def plan_convolution(c: Convolution, target: Target) -> tuple[ConvPlan, ...]:
+    """Tiles as wide as the columns allow. Sums that stay in registers go by stretches, and what these leave over by rows."""
     vectors, widest = -(-c.n // target.lanes(c.dtype)), wide_tile(target, 0)
     wide = wide_tile(target, vectors)
     if vectors > widest.vectors and vectors % widest.vectors and vectors % 3 == 0 and widest.vectors > 3:
         wide = wide_tile(target, 3)
     wide_panels, narrow_panels = divmod(vectors, wide.vectors)
-    return ConvPlan(c, target, wide, wide_panels, narrow_panels)
+    plan = ConvPlan(c, target, wide, narrow_tile(2), wide_panels, narrow_panels, tuple(cut(c)))
+    return (_of_least_work(plan),) if plan.buffered else _in_stretches(plan)
+
+
+def _of_least_work(plan: ConvPlan) -> ConvPlan:
+    """The plan with as many rows in its tiles as compute least: the slowest span counts, as threads share them."""
+    def work(plan: ConvPlan) -> tuple[int, int]:
+        of = lambda rows: sum(-(-rows // tile.rows) * _issued(tile.rows, tile.vectors) * panels for tile, panels in plan.tiles.items())
+        return len(plan.spans) * max(sum(of(segment.rows) for segment in span) for span in plan.spans), -plan.unit
+
+    def choices(tile: Tile, panels: int) -> list[Tile]:
+        most = min(MOST_ROWS, _most_rows(plan.target, tile.vectors))
+        return [Tile(rows, tile.vectors) for rows in range(2, most + 1)] if panels else [tile]
+    tiles = itertools.product(choices(plan.wide, plan.wide_panels), choices(plan.narrow, plan.narrow_panels))
+    return min((replace(plan, wide=wide, narrow=narrow) for wide, narrow in tiles), key=work)
+
+
+def _issued(rows: int, vectors: int) -> int:
+    """What a term of a tile takes, in half cycles: as many fma, or as many loads, and no less than the latency of fma."""
+    return max(rows * vectors, rows + vectors, FEWEST_SUMS)
+
+
+def _most_rows(target: Target, vectors: int) -> int:
+    """Rows whose sums fit into registers, beside a row of B and an element of A."""
+    return (target.vector_registers - 2) // vectors - 1
+
+
+def _in_stretches(plan: ConvPlan) -> tuple[ConvPlan, ...]:
+    """The plan in two: stretches that suit the longest run in the piece with most work, then the rows that no stretch covers."""
+    vectors = plan.wide.vectors if plan.wide_panels else 1
+    run, a, m = _merged(plan.pieces[0].rows)[-1]
+    most, fewest = min(run, LONGEST, _most_rows(plan.target, vectors)), -(-FEWEST_SUMS // vectors)
+    if most < fewest:
+        return (plan,)
+    effort = lambda rows: (run // rows * (rows * vectors + 4) + run % rows * 2 * vectors, run % rows)
+    stretch = Stretch(min(range(fewest, most + 1), key=effort), a, m)
+    covered, left = [], []
+    for piece in plan.pieces:
+        *outer, (count, a, m) = _merged(piece.rows)
+        whole = count - count % stretch.rows if (a, m) == (stretch.a, stretch.m) else 0
+        if whole:
+            covered.append(replace(piece, rows=(*outer, (whole // stretch.rows, a * stretch.rows, m * stretch.rows))))
+        if count > whole:
+            left.append(replace(piece, rows=(*outer, (count - whole, a, m)), a=piece.a + whole * a, m=piece.m + whole * m))
+    tiles = {"wide": Tile(stretch.rows, plan.wide.vectors), "narrow": Tile(stretch.rows, 1)}
+    first = replace(plan, **tiles, pieces=tuple(covered), stretch=stretch)
+    return (first, replace(plan, pieces=tuple(left))) if left else (first,)
+
+
+def _merged(rows: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int, int]]:
+    """As many axes, with the last ones that are one walk together as one."""
+    *outer, last = rows
+    while outer and (last[0] == 1 or outer[-1][0] == 1 or outer[-1][1:] == (last[0] * last[1], last[0] * last[2])):
+        above = outer.pop()
+        last = above if last[0] == 1 else (above[0] * last[0], *last[1:])
+    return [(1, 0, 0)] * (len(rows) - 1 - len(outer)) + outer + [last]
 
 
 def row_words(free: int) -> int:

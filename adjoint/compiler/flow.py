@@ -6,7 +6,7 @@ wrap (no nsw, no inbounds, never inttoptr). May import: llvmlite. Read next: mat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import llvmlite.ir as ir
@@ -47,6 +47,26 @@ def counted_loop(
     index.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_signed("<", following, end), inside, after)
     builder.position_at_end(after)
+
+
+def repeated(builder: ir.IRBuilder, count: ir.Value, state: list[ir.Value], body: Callable[..., list[ir.Value]]) -> list[ir.Value]:
+    """The state after `state = body(*state)`, `count` times."""
+    before, inside, after = builder.block, builder.append_basic_block("repeat"), builder.append_basic_block("repeated")
+    builder.cbranch(builder.icmp_signed("<", i64(0), count), inside, after)
+    builder.position_at_end(inside)
+    left, *now = phis = [builder.phi(value.type) for value in (count, *state)]
+    following = [builder.sub(left, i64(1)), *body(*now)]
+    end = builder.block
+    for phi, first, value in zip(phis, (count, *state), following, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, end)
+    builder.cbranch(builder.icmp_signed("!=", following[0], i64(0)), inside, after)
+    builder.position_at_end(after)
+    out = [builder.phi(value.type) for value in state]
+    for phi, first, value in zip(out, state, following[1:], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, end)
+    return out
 
 
 def minimum(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -4,11 +4,13 @@ C[r, :] += sum over k of A[r, k] B[k, :] for `rows` x (`vectors` x lanes) elemen
 one function serves every layout of A (plain, transposed, packed) and B (packed, in place), and all calls of a module. It
 has no masks: rows past the last are clamped onto it (they recompute and store the same values), and tiles that C cannot
 take whole go through a buffer. The window kernel is the same with tables: where each row of A begins, and where the blocks of
-a sum lie, through which it keeps its sums in registers. May import: llvmlite, flow.py, target.py. Read next: product.py.
+a sum lie, through which it keeps its sums in registers; where rows lie at equal distances, a stretch kernel has one address for all.
+May import: llvmlite, flow.py, target.py. Read next: product.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import llvmlite.ir as ir
@@ -20,20 +22,26 @@ from .flow import (
     PTR,
     VOID,
     at,
+    counted_loop,
     element_type,
     fused_multiply_add,
     i64,
     minimum,
     prefetch,
+    repeated,
     splat,
+    times,
 )  # fmt: skip
 from .target import Target, mark
 
 # void(a, b, c, k, a_row, a_step, b_step, c_row, rows, resume, ahead, ahead_step)
 KERNEL_TYPE = ir.FunctionType(VOID, [PTR, PTR, PTR, *[I64] * 6, I1, PTR, I64])
 
-# void(a, rows, b, blocks, count, terms, a_step, b_step, c, resume)
-WINDOW_TYPE = ir.FunctionType(VOID, [PTR, PTR, PTR, PTR, *[I64] * 4, PTR, I1])
+# void(a, rows, b, blocks, count, terms, a_step, b_step, c, resume, buffers, batch, ms, n, left); the last five for stretch kernels only
+WINDOW_TYPE = ir.FunctionType(VOID, [PTR, PTR, PTR, PTR, *[I64] * 4, PTR, I1, PTR, I64, PTR, I64, I64])
+
+# finish(builder, (buffers, batch, m, n), tile): emit what becomes of a tile of [(row, vector, value)], inside a stretch kernel.
+Finish = Callable[[ir.IRBuilder, tuple[ir.Value, ...], list[tuple[int, int, ir.Value]]], None]
 
 GROUP = 4                # steps of k between two requests for memory ahead
 ASK = 2                  # lines of 64 bytes in one request
@@ -95,6 +103,22 @@ def window_kernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile
     function.linkage = "internal"
     function.attributes.add("noinline")
     _WindowEmission(function, target, dtype, tile).emit()
+    return function
+
+
+def stretch_kernel(module: ir.Module, target: Target, dtype: np.dtype, tile: Tile, distance: int, finish: Finish | None) -> ir.Function:
+    """A function of WINDOW_TYPE for `left` tiles: rows[i] is where the first row of tile i begins, ms[i] its m.
+
+    The rows of a tile lie `distance` bytes apart, so all have one address. `finish` takes the sums from registers, so C is written once;
+    without it they go to c, and all calls of a module share the function.
+    """
+    name = f"stretch_kernel_{np.dtype(dtype).name}_{tile.rows}x{tile.vectors}_by_{distance}"
+    if name in module.globals and finish is None:
+        return module.globals[name]
+    function = mark(ir.Function(module, WINDOW_TYPE, module.get_unique_name("finishing_kernel") if finish else name), target)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    _StretchEmission(function, target, dtype, tile).emit_stretches(distance, finish)
     return function
 
 
@@ -174,18 +198,22 @@ class _Emission:
         a_step, b_step = self.function.args[self.a_step_argument : self.a_step_argument + 2]
         builder.position_at_end(loop)
         left, a_offset, b_row, *sums = phis = [_phi(builder, (value, before)) for value in (count, *outer)]
-        columns = [self._load(builder, b_row, v) for v in range(self.tile.vectors)]
-        state = []
-        for r in range(self.tile.rows):
-            scalar = builder.load(at(builder, self.a_rows[r], a_offset), typ=self.element, align=self.align)
-            row = splat(builder, scalar, self.lanes)
-            for v, column in enumerate(columns):
-                state.append(fused_multiply_add(builder, row, column, sums[r * self.tile.vectors + v]))
+        state = self._term(builder, [at(builder, row, a_offset) for row in self.a_rows], b_row, sums)
         state = [builder.sub(left, i64(1)), builder.add(a_offset, a_step), at(builder, b_row, b_step), *state]
         for phi, value in zip(phis, state, strict=True):
             phi.add_incoming(value, loop)
         builder.cbranch(builder.icmp_signed("!=", state[0], i64(0)), loop, after)
         return state[1:]
+
+    def _term(self, builder: ir.IRBuilder, elements: list[ir.Value], b_row: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """The sums with one more term: the elements of A at these addresses times a row of B."""
+        columns = [self._load(builder, b_row, v) for v in range(self.tile.vectors)]
+        state = []
+        for r, element in enumerate(elements):
+            row = splat(builder, builder.load(element, typ=self.element, align=self.align), self.lanes)
+            for v, column in enumerate(columns):
+                state.append(fused_multiply_add(builder, row, column, sums[r * self.tile.vectors + v]))
+        return state
 
     def _clamped_rows(self, builder: ir.IRBuilder, base: ir.Value, stride: ir.Value, rows: ir.Value) -> list[ir.Value]:
         """Addresses of the tile's rows, those past the last valid one on it."""
@@ -207,7 +235,7 @@ class _WindowEmission(_Emission):
     a_step_argument = 6
 
     def emit(self) -> None:
-        a, rows, b, blocks, count, terms, _, _, c, resume = self.function.args
+        a, rows, b, blocks, count, terms, _, _, c, resume, *_ = self.function.args
         names = ("entry", "resume", "ready", "block", "loop", "next", "finish")
         entry, again, ready, block, loop, following, finish = (self.function.append_basic_block(n) for n in names)
         builder, row_bytes = ir.IRBuilder(entry), self.tile.vectors * self.lanes * self.align
@@ -237,6 +265,36 @@ class _WindowEmission(_Emission):
         tile = [_phi(builder, (before, ready), (value, following)) for before, value in zip(start, state, strict=True)]
         for (r, v), value in zip(self.places, tile, strict=True):
             builder.store(value, self._place(builder, self.c_rows[r], v), align=self.align)
+        builder.ret_void()
+
+
+class _StretchEmission(_Emission):
+    """A stretch kernel while it is written: loops over tiles, blocks and terms. Written out, the terms of a block are moved about by the
+    scheduler until their loads fill the registers."""
+
+    def emit_stretches(self, distance: int, finish: Finish | None) -> None:
+        a, rows, b, blocks, count, terms, a_step, b_step, c, _, buffers, batch, ms, n, left = self.function.args
+        builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        places = [i64(r * distance) for r in range(self.tile.rows)]
+        with counted_loop(builder, i64(0), left) as number:
+            start, m = (builder.load(at(builder, table, times(builder, number, 8)), typ=I64, align=8) for table in (rows, ms))
+            first = at(builder, a, start)
+
+            def term(element: ir.Value, b_row: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+                after = self._term(builder, [at(builder, element, place) for place in places], b_row, sums)
+                return [at(builder, element, a_step), at(builder, b_row, b_step), *after]
+
+            def block(place: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+                begin = [at(builder, base, builder.load(at(builder, place, i64(offset)), typ=I64, align=8))
+                         for base, offset in ((first, 0), (b, 8))]
+                return [at(builder, place, i64(16)), *repeated(builder, terms, [*begin, *sums], term)[2:]]
+            zeros = [ir.Constant(self.vector, None)] * len(self.places)
+            _, *sums = repeated(builder, count, [blocks, *zeros], block)
+            if finish:
+                finish(builder, (buffers, batch, m, n), [(r, v, value) for (r, v), value in zip(self.places, sums, strict=True)])
+            else:
+                for i, value in enumerate(sums):
+                    builder.store(value, self._place(builder, c, i), align=self.align)
         builder.ret_void()
 
 

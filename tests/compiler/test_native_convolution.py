@@ -13,9 +13,9 @@ from contractions import STEP, emit_epilogue
 from run_native import check_program
 
 import adjoint as ad
-from adjoint.compiler import jit, reference
+from adjoint.compiler import convplan, jit, reference
 from adjoint.compiler.conv import lower_convolution
-from adjoint.compiler.convplan import plan_convolution
+from adjoint.compiler.convplan import Stretch, plan_convolution
 from adjoint.compiler.loops import Convolution, Kernel, Store, Walk
 from adjoint.compiler.loops_check import check
 from adjoint.compiler.pieces import cut, cut_axis
@@ -48,6 +48,10 @@ CASES = [  # x, w, options
     ((1, 30, 1, 2), (21, 1, 2, 3), options(rank=1, padding=10)),                # little of it would fill a tile: a zero border
     ((2, 15, 1, 2), (9, 1, 2, 3), options(rank=1, stride=2, padding=7)),
     ((1, 12, 1, 2), (7, 1, 2, 3), options(rank=1, padding=9, spread=3, dilation=2)),
+    ((3, 19, 19, 1, 1), (3, 3, 1, 1, 32), options()),                           # stretches of one address, and rows that they leave over
+    ((2, 19, 17, 1, 3), (3, 3, 1, 3, 40), options(padding=1)),
+    ((4, 14, 16, 1, 5), (1, 1, 1, 5, 24), options(stride=2)),                   # phases without terms
+    ((2, 5, 9, 1, 6), (1, 1, 1, 6, 64), options()),                             # all axes are one walk
 ]
 DEPTHWISE = [((2, 6, 5, 9, 1), (3, 3, 9, 1, 1), options(padding=1)), ((3, 7, 8, 20, 1), (2, 3, 20, 1, 1), options(stride=2, padding=1)),
              ((2, 5, 4, 1), (2, 4, 1, 1), options(rank=1, dilation=2))]
@@ -79,6 +83,36 @@ def test_all_passes_have_the_bits_of_the_reference(case, dtype, rng):
     assert len(convolutions(program)) == 3
     widths = WIDTHS if dtype == "float32" else WIDTHS[:1]
     check_program(program, inputs(program, x, w), *map(host_target, widths))
+
+
+def rows_of(plan):
+    """m of every row that a plan computes."""
+    stretch = plan.stretch or Stretch(1, 0, 0)
+    for piece in plan.pieces:
+        for place in itertools.product(*(range(n) for n, _, _ in piece.rows), range(stretch.rows)):
+            steps = [m for _, _, m in piece.rows] + [stretch.m]
+            yield piece.m + sum(i * step for i, step in zip(place, steps, strict=True))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_row_lies_in_one_stretch_or_is_listed_once(width):
+    stretched = 0
+    for x_shape, w_shape, params in CASES:
+        for step in convolutions(passes(np.ones(x_shape, np.float32), np.ones(w_shape, np.float32), params)):
+            plans = plan_convolution(step, host_target(width))
+            assert sorted(m for plan in plans for m in rows_of(plan)) == list(range(step.m))
+            stretched += sum(plan.stretch is not None for plan in plans)
+    assert stretched > len(CASES) // 2
+
+
+def test_bands_of_phases_give_the_same_bits(rng, monkeypatch):
+    """The gradient of an image at stride 2: rows of four phases take turns in memory, a band of images at a time."""
+    monkeypatch.setattr(convplan, "BAND_BYTES", 2**11)
+    x, w = rng.standard_normal((6, 16, 16, 1, 4)).astype(np.float32), rng.standard_normal((1, 1, 1, 4, 16)).astype(np.float32)
+    program = passes(x, w, options(stride=2))
+    bands = [plan.bands for step in convolutions(program) for plan in plan_convolution(step, host_target())]
+    assert max(bands) > 2 and min(bands) == 1
+    check_program(program, inputs(program, x, w), *map(host_target, WIDTHS))
 
 
 @pytest.mark.parametrize("case", DEPTHWISE, ids=str)
@@ -175,13 +209,26 @@ def test_a_strided_convolution_backwards_multiplies_by_no_zero(rng):
     assert terms(backward) == terms(forward) < 0.3 * backward.m * backward.k * backward.n
 
 
+def test_a_short_sum_is_finished_in_registers(rng):
+    """Bias, ReLU and two stores behind nine terms: one function of their own, no buffer of sums, the bits of the reference."""
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 1, 15, 16), (20, 1, 3, 3), (20,)))
+
+    def function(x, w, b):
+        y = conv(x, w, b)
+        return [y, relu(y)]
+    program = build(trace_graph(function, list(map(aval_of, (x, w, b)))).check(), None).program
+    step, = convolutions(program)
+    assert all(plan.is_short for plan in plan_convolution(step, host_target()) if plan.stretch)
+    check_program(program, inputs(program, x, w, b), *map(host_target, WIDTHS))
+
+
 def test_no_buffer_of_columns(rng):
     """No temporary is larger than an activation, and the plans keep their sums in a buffer that fits the cache."""
     x, w = np.ones((16, 26, 26, 1, 32), np.float32), np.ones((3, 3, 1, 32, 64), np.float32)
     program = passes(x, w, options())
     assert max(buffer.size for buffer in program.buffers) <= 16 * 24 * 24 * 64
     assert program.arena_bytes <= 2 * 4 * 9 * 32 * 64 + 128
-    assert all(plan_convolution(step, host_target()).tile_bytes <= 2**17 for step in convolutions(program))
+    assert all(plan.tile_bytes <= 2**17 for step in convolutions(program) for plan in plan_convolution(step, host_target()))
 
 
 def test_the_check_refuses_operands_that_leave_their_buffers():
