@@ -19,8 +19,8 @@ from .communicator import Counts
 
 PIECE = 1 << 30                     # bytes of one message
 LOOKS = 50                          # looks without a pause
-SHORTEST, LONGEST = 50e-6, 200e-6   # seconds between later looks
-WATCH = 500e-6                      # seconds between the looks of a watcher beside a computation
+SHORTEST, LONGEST = 50e-6, 300e-6   # seconds between later looks
+WATCH = 1e-3                        # seconds between the looks of a watcher beside a computation
 SHARE = 0.02                        # of the time already waited: what the next pause may be
 
 

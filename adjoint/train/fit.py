@@ -224,14 +224,19 @@ class _Run:
                 self.commit()
                 if time.monotonic() - self.saved > self.save_seconds:
                     self.save()
+        self.settle()
         self.save()
         return self.fit
+
+    def settle(self) -> None:
+        """Let all workers go on from the same model and state, where they differ between steps."""
+        self.fit.model, self.fit.state, self.total = self.parallel.settle(self.fit.model, self.fit.state, self.total)
 
     def walk(self, transform: Callable | None) -> Iterator[Step]:
         """The steps of the epochs to come; each epoch begins with the state that the end of the one before has left (a rate that fell)."""
         while self.batches.epoch < self.epochs:
             yield from steps(self.step, self.fit.model, self.fit.state, self.batches, epochs=self.batches.epoch + 1, done=self.fit.steps,
-                             transform=transform, seed=self.seed)
+                             transform=transform, seed=self.seed, share=self.parallel.share)
 
     def take(self, step: Step) -> None:
         """Count a step, or stop before its update."""
@@ -255,6 +260,7 @@ class _Run:
 
     def end_epoch(self, step: Step, seconds: float) -> bool:
         """Measure, log and show an epoch; true if the run should end."""
+        self.settle()
         examples = self.counted * self.batches.batch
         line = {"epoch": self.batches.epoch, "step": step.count, "loss": self.total / max(self.counted, 1), "seconds": seconds,
                 "examples_per_second": examples / max(seconds, 1e-9),
@@ -281,7 +287,7 @@ class _Run:
         outputs = self.predict(evaluation_parameters(self.fit.state, self.fit.model), x)
         line["validation_loss"] = float(self.loss(outputs, y))
         error = None
-        if y.dtype.kind in "iu" and outputs.ndim == 2:
+        if y.dtype.kind in "iu" and (outputs.ndim, y.ndim) == (2, 1):
             error = line["validation_error"] = error_rate(outputs, y)
         self.fit.seconds["validation"] += time.monotonic() - start
         return error if error is None or math.isfinite(error) else None

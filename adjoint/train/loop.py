@@ -137,10 +137,9 @@ def steps(step: Callable, model: Any, state: Any, batches: Batches, *, epochs: i
         for x, y in batches:
             if transform is not None:
                 x = transform(x, count)
-            if share is not None:
-                x, y = share(x, y)
+            own = (x, y) if share is None else share(x, y)
             key = (np.array([seed, count]),) if draws else ()
-            model, state, loss, norms, finite = step(model, state, x, y, *key)
+            model, state, loss, norms, finite = step(model, state, *own, *key)
             count += 1
             yield Step(count, model, state, loss, norms, finite, (x, y))
 

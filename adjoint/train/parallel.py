@@ -42,6 +42,10 @@ class Parallel(Protocol):
         """The largest of every worker's number."""
         ...
 
+    def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
+        """At the end of an epoch and of the run: the model, the state and the sum of losses that all go on with."""
+        ...
+
 
 class OneWorker:
     """A process that trains by itself.
@@ -69,3 +73,6 @@ class OneWorker:
 
     def largest(self, number: int) -> int:
         return number
+
+    def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
+        return model, state, loss

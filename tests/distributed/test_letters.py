@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import server_ranks
-from test_mpi import launch
-from test_mpi import pytestmark as needs_mpi
+import worlds
 
 from adjoint.distributed import Alone, run_threads
 from adjoint.errors import CommunicationError
@@ -17,10 +16,10 @@ def test_in_threads(name, n):
     assert run_threads(n, getattr(server_ranks, name), seconds=20) == ["right"] * n
 
 
-@needs_mpi
+@worlds.every_runtime
 @pytest.mark.parametrize(("name", "n"), PROGRAMS[1:])
-def test_under_mpiexec(name, n):
-    status, output = launch(n, name, program=server_ranks.__file__)
+def test_under_mpiexec(runtime, name, n):
+    status, output = worlds.run(runtime.ranks(n, server_ranks.__file__, name))
     assert status == 0 and output.count(": right") == n, output
 
 
