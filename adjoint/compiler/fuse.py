@@ -85,6 +85,28 @@ def fuse(graph: Graph, late: frozenset[Var] = frozenset()) -> list[Group]:
     return _attach_epilogues(sorted(groups, key=lambda g: (g.level, g.kind in PRODUCTS)), uses, tail)
 
 
+def results_soon(groups: list[Group]) -> list[Group]:
+    """The same groups, but those between a product and a result follow what they read at once, so that the result is finished early."""
+    maker = {v: g for g in groups for n in g.all_nodes() for v in n.outs}
+    reads = {g: {maker[a] for n in g.all_nodes() for a in n.inputs if isinstance(a, Var) and a in maker} - {g} for g in groups}
+    onward: set[Group] = set()                  # groups that something else than a result waits for
+    for group in reversed(groups):
+        if group.kind in PRODUCTS or group.late or group in onward:
+            onward |= reads[group]
+    waiting = [g for g in groups if not (g.kind in PRODUCTS or g.late or g in onward)]
+    order: list[Group] = []
+    done: set[Group] = set()
+    for group in [g for g in groups if g not in set(waiting)]:
+        order.append(group)
+        done.add(group)
+        for each in list(waiting):
+            if reads[each] <= done:
+                order.append(each)
+                done.add(each)
+                waiting.remove(each)
+    return order + waiting
+
+
 def _levels(graph: Graph, kinds: dict[Node, str], inlined: dict[Node, list[Node]]) -> dict[Node, int]:
     """The earliest level of every node that has a kernel of its own (nodes inlined into reductions have none)."""
     inside = {n for nodes in inlined.values() for n in nodes}

@@ -25,6 +25,9 @@ from .engine import Engine, Job, check_same
 from .fixed_point import exact_sum
 from .schedules import bounds
 
+LAST = 0.25             # of the bytes of the last bucket: what is cut off it
+WORTH = 2 ** 20         # bytes above which that is worth one more message
+
 
 class Layout(NamedTuple):
     """Where the gradients of a model lie in flat buckets: their structure, names and shapes, and the gradients of each bucket."""
@@ -44,6 +47,8 @@ class Layout(NamedTuple):
 def layout_of(gradients: Any, bucket_bytes: int) -> Layout:
     """Buckets of one dtype and at most bucket_bytes (one gradient may be larger), in the reverse order of the forward pass.
 
+    The last bucket is finished when the backward pass ends, so nothing hides its sum: where it is large it is cut into two, the last small.
+
     >>> layout = layout_of({"a": np.ones(3), "b": np.ones((2, 2)), "c": np.ones(5)}, 64)
     >>> layout.buckets, layout.name(1)
     (((2,), (1, 0)), 'bucket 2 of 2 (a..b)')
@@ -51,13 +56,19 @@ def layout_of(gradients: Any, bucket_bytes: int) -> Layout:
     leaves, structure = flatten(gradients)
     buckets: list[list[int]] = []
     filled, dtype = 0, None
+    bytes_of = lambda i: leaves[i].size * leaves[i].dtype.itemsize
     for i in reversed(range(len(leaves))):
-        size = leaves[i].size * leaves[i].dtype.itemsize
+        size = bytes_of(i)
         if not buckets or filled + size > bucket_bytes or leaves[i].dtype != dtype:
             buckets.append([])
             filled, dtype = 0, leaves[i].dtype
         buckets[-1].append(i)
         filled += size
+    if filled > WORTH:
+        last: list[int] = []
+        while sum(bytes_of(i) for i in (*last, buckets[-1][-1])) <= LAST * filled:
+            last.insert(0, buckets[-1].pop())
+        buckets += [last] if last else []
     return Layout(structure, tuple(paths(gradients)), tuple(g.shape for g in leaves), tuple(map(tuple, buckets)))
 
 

@@ -133,6 +133,13 @@ def test_buckets_hold_every_gradient_in_reverse_order():
     assert all(np.array_equal(again[k], tree[k]) and again[k].dtype == tree[k].dtype for k in tree)
 
 
+def test_the_last_bucket_is_small_where_it_would_be_large():
+    gradients = [np.zeros(size, np.float32) for size in (1000, 20_000, 300_000, 300_000)]
+    assert layout_of(gradients, 2 ** 30).buckets == ((3, 2), (1, 0))
+    assert layout_of(gradients[2:], 2 ** 30).buckets == ((1, 0),) and layout_of(gradients[:2], 2 ** 30).buckets == ((1, 0),)
+    assert layout_of([], 64).buckets == ()
+
+
 def test_other_models_are_refused_on_every_rank():
     def program(c):
         rng = np.random.default_rng(0)

@@ -58,7 +58,7 @@ def steps(c, count=3, batch=20, loss=nn.cross_entropy, compiled=True, **options)
 @pytest.mark.parametrize("n", [2, 3])
 def test_overlapped_sums_are_those_of_one_process_and_the_same_bits_as_in_turns(n):
     alone = steps(Alone())
-    found = run_threads(n, lambda c: (steps(c, bucket_bytes=BYTES), steps(c, bucket_bytes=BYTES, compiled=False)), seconds=20)
+    found = run_threads(n, lambda c: (steps(c, bucket_bytes=BYTES), steps(c, bucket_bytes=BYTES, compiled=False)), seconds=60)
     for overlapped, eager in found:
         for a, b, one in zip(overlapped, eager, alone, strict=True):
             assert np.abs(a - one).max() <= 1e-10 and np.abs(b - one).max() <= 1e-10
@@ -73,9 +73,9 @@ def test_micro_batches_are_added_up_before_ranks_speak(compiled):
     def program(c):
         found = steps(c, accumulate=3, compiled=compiled)
         return found, c.counts.rounds
-    for parameters, rounds in run_threads(2, program, seconds=20):
+    for parameters, rounds in run_threads(2, program, seconds=60):
         assert all(np.abs(a - b).max() <= 1e-10 for a, b in zip(parameters, whole, strict=True))
-        assert rounds == run_threads(2, lambda c: (steps(c, compiled=compiled), c.counts.rounds)[1], seconds=20)[0]
+        assert rounds == run_threads(2, lambda c: (steps(c, compiled=compiled), c.counts.rounds)[1], seconds=60)[0]
 
 
 def test_a_failure_in_the_thread_is_raised_in_the_main_one_with_the_name_of_its_bucket():
@@ -84,7 +84,7 @@ def test_a_failure_in_the_thread_is_raised_in_the_main_one_with_the_name_of_its_
         with pytest.raises(CommunicationError, match=named):
             steps(Failing(c, 4800, 2400), count=1, bucket_bytes=BYTES)               # that bucket, or half of it
         return True
-    assert run_threads(2, program, seconds=20)
+    assert run_threads(2, program, seconds=60)
 
 
 def test_who_waits_in_vain_says_for_whom_and_in_which_bucket():
@@ -96,7 +96,7 @@ def test_who_waits_in_vain_says_for_whom_and_in_which_bucket():
         with pytest.raises(CommunicationError, match=r"rank 0 of 2, agreeing on the model: rank 0 has waited 0.2 s for rank 1") as caught:
             DataParallel(c, timeout=0.2).agree(network(), ())
         return str(caught.value)
-    run_threads(2, program, seconds=20)
+    run_threads(2, program, seconds=60)
 
 
 def test_other_programs_are_refused_on_every_rank():
@@ -105,7 +105,7 @@ def test_other_programs_are_refused_on_every_rank():
         with pytest.raises(CommunicationError, match=r"comparing the programs of all ranks: the ranks trace different programs"):
             steps(c, count=1, loss=loss)
         return True
-    assert run_threads(2, program, seconds=20) == [True, True]
+    assert run_threads(2, program, seconds=60) == [True, True]
 
 
 def test_a_call_that_fails_ends_its_job():
@@ -123,7 +123,7 @@ def test_a_call_that_fails_ends_its_job():
             step(model, state, x, y + 100)
         model, *_ = step(model, state, x, y)                      # nothing was sent, and the thread goes on
         return float(model[0].weight.sum())
-    first, second = run_threads(2, program, seconds=20)
+    first, second = run_threads(2, program, seconds=60)
     assert first == second
 
 
@@ -137,7 +137,7 @@ def test_the_thread_ends_with_its_engine():
         gc.collect()
         thread.join(10)
         return thread.is_alive()
-    assert run_threads(2, program, seconds=20) == [False, False]
+    assert run_threads(2, program, seconds=60) == [False, False]
 
 
 def test_a_world_of_one_rank_has_no_thread():
@@ -161,7 +161,7 @@ def test_communication_hides_behind_device_like_compute():
         return time.perf_counter() - begin, arrays[-1][0]
     times = []
     for _ in range(3):
-        found = run_threads(2, program, seconds=20)
+        found = run_threads(2, program, seconds=60)
         assert all(value == 2.0 for _, value in found)
         times.append(max(seconds for seconds, _ in found))
     assert min(times) < 1.35 * compute < 1.8 * compute                     # one after the other: 1.8
@@ -175,7 +175,7 @@ def test_a_timeline_has_chromes_form(tmp_path):
         for _ in range(2):
             model, state, *_ = step(model, state, *parallel.share(*examples(20)))
         return parallel.write_timeline()
-    for rank, path in enumerate(run_threads(2, program, seconds=20)):
+    for rank, path in enumerate(run_threads(2, program, seconds=60)):
         assert path.name == f"trace.rank{rank}.json"
         content = json.loads(path.read_text())
         events = content["traceEvents"]
