@@ -15,7 +15,7 @@ import numpy as np
 from ..core.graph import Graph, Literal, Var
 from ..transforms.calls import inline
 from .control import READY
-from .fuse import Group, fuse
+from .fuse import Group, fuse, results_soon
 from .loops import Program
 from .lower import Failure, Lowering
 from .memory import has_check, plan
@@ -44,6 +44,8 @@ def build(graph: Graph, donated: dict[int, int] | None = None, signals: np.ndarr
 def _build(graph: Graph, donated: dict[int, int], allow_late: bool, signals: np.ndarray | None) -> Built | None:
     late = frozenset(a for j in donated.values() if isinstance(a := graph.outputs[j], Var) and a not in graph.inputs)
     groups = fuse(graph, late if allow_late else frozenset())
+    if signals is not None:
+        groups = results_soon(groups)
     lowering = Lowering()
     slots = _declare(graph, lowering, donated)
     schedule = Schedule(graph, groups, lowering)
