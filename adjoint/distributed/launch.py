@@ -104,12 +104,15 @@ def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, host
             command = [*arguments(launcher, ranks, nodes, named[:nodes]), sys.executable, *program]
             ended, hung = watched(command, Path(folder), start, ranks, hang_seconds, say, signals_ranks=is_open_mpi(launcher))
             ended = _judged(ended, Path(folder), say)
-            if ended in (0, INTERRUPTED, TERMINATED) or start == max_restarts:
+            if ended in (0, INTERRUPTED, TERMINATED):
+                break
+            what = "a rank hangs in the world" if ended == HUNG else f"the world has ended with status {ended}"
+            if start == max_restarts:
+                say(f"launch: {what}; it is not started again")
                 break
             if len(usable := [name for name in named if name not in hung]) >= nodes:
                 named = usable
-            what = "a rank hangs" if ended == HUNG else f"a rank has ended with status {ended}"
-            say(f"launch: {what}; starting the world again ({start + 1} of {max_restarts})")
+            say(f"launch: {what}; starting it again ({start + 1} of {max_restarts})")
     return ended
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ from . import status
 from .communicator import Alone, Communicator
 
 MARKS = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")       # what MPI launchers set for every rank
+SPEAK = 0.3             # seconds in which other ranks with the same error say so, before all are ended
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")        # how many processes a launcher has started
 
 
@@ -71,6 +73,7 @@ def _end_together(communicator: Any) -> None:
         before(kind, error, trace)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        time.sleep(SPEAK)
         communicator.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
     hook.ends_the_world = True
     sys.excepthook = hook

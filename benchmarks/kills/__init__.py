@@ -84,7 +84,7 @@ def run(folder: Path, ranks: int, epochs: int, kills: int, chance: random.Random
         for generation in range(kills):
             if begun(folder, ranks, generation, 2, world) is None:
                 break
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(chance.uniform(0, 0.3))
             rank, own = chance.randrange(ranks), [line for line in lines(folder, ranks) if line[0] == generation]
             killed = time.time()
             os.kill(next(line[3] for line in own if line[2] == rank), signal.SIGKILL)

@@ -65,13 +65,13 @@ def test_a_killed_rank_goes_on_from_the_last_checkpoint_to_the_same_bits(runtime
     assert ended == 0 and len(found) == 1 and (expected := found.pop()).startswith("ended at step 20"), lines
     ended, lines = worlds.launched(runtime, "-n", "3", "--max-restarts", "1", TRAINS, tmp_path / "killed", "2", "11", "0")
     assert ended == 0 and expected in lines, lines
-    assert any("starting the world again (1 of 1)" in line for line in lines)
+    assert any("starting it again (1 of 1)" in line for line in lines)
 
 
 @worlds.every_runtime
 def test_random_kills_cost_no_committed_step_and_no_bit(runtime):
     """The short form of python -m benchmarks.kills, which also prints the seconds."""
-    ended, output = worlds.run([runtime.python, "-m", "benchmarks.kills", "--kills", "2", "--ranks", "2", "--epochs", "8", "--seed", "3"],
+    ended, output = worlds.run([runtime.python, "-m", "benchmarks.kills", "--kills", "2", "--ranks", "2", "--epochs", "4", "--seed", "3"],
                                seconds=150)
     assert ended == 0, output
     assert "2 kills; committed steps lost: 0;" in output and output.endswith("the same bits\n"), output
@@ -86,10 +86,10 @@ def test_without_restarts_a_killed_rank_ends_the_world(runtime, tmp_path):
 @worlds.every_runtime
 @pytest.mark.parametrize("how", ["asleep", "stopped"])
 def test_a_rank_that_hangs_is_named(runtime, tmp_path, how):
-    ended, lines = worlds.launched(runtime, "-n", "3", "--hang-seconds", "1", "--max-restarts", "1", write(tmp_path, HANGS), how)
-    named = r"launch: nothing has moved for 1\.\d+ s: rank 1 on \S+, process \d+, has not entered all_reduce #6 \(conv3\.w\.\.conv5\.b\)"
+    ended, lines = worlds.launched(runtime, "-n", "3", "--hang-seconds", "2", "--max-restarts", "1", write(tmp_path, HANGS), how)
+    named = r"launch: nothing has moved for [\d.]+ s: rank 1 on \S+, process \d+, has not entered all_reduce #6 \(conv3\.w\.\.conv5\.b\)"
     assert ended == 0 and any(re.match(named, line) for line in lines), lines
-    assert sorted(lines)[-2:] == ["rank 1: done", "rank 2: done"] and "launch: a rank hangs; starting the world again (1 of 1)" in lines
+    assert sorted(lines)[-2:] == ["rank 1: done", "rank 2: done"] and "launch: a rank hangs in the world; starting it again (1 of 1)" in lines
     where = "program.py\", line 11 in <module>" if how == "asleep" else "it does not answer"
     assert any(line.startswith("launch: rank 1: ") and where in line for line in lines), lines
 
@@ -123,7 +123,7 @@ def test_success_needs_the_completion_record_of_rank_0(runtime, tmp_path):
     leaves = write(tmp_path, "import os\nfrom adjoint.distributed import world\nif world().rank == 0:\n    from mpi4py import MPI\n"
                              "    MPI.Finalize()\n    os._exit(0)\n")
     ended, lines = worlds.launched(runtime, "-n", "2", leaves)
-    assert ended == 1 and lines == ["launch: mpiexec reports success, but rank 0 has not ended its program"]
+    assert ended == 1 and lines[0] == "launch: mpiexec reports success, but rank 0 has not ended its program"
 
 
 def test_pages_are_read_while_they_are_written(tmp_path, monkeypatch):

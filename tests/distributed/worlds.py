@@ -12,6 +12,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -144,3 +145,8 @@ def launched(runtime, *words, seconds=60, **more):
     """(exit status, lines) of `adjoint launch` with this runtime."""
     status_, output = run([runtime.python, "-m", "adjoint", "launch", *words], seconds=seconds, **more)
     return status_, output.splitlines()
+
+
+def found(pattern, text):
+    """Whether a line of the text matches; a dot may not, and \\n must, go on to the next line."""
+    return re.search(pattern, text, re.MULTILINE) is not None
