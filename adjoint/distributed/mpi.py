@@ -6,6 +6,7 @@ Read next: collectives.py.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -18,7 +19,9 @@ from .mpi_mail import Mail
 from .mpi_mail import pieces as _pieces
 
 SPINS = 2000            # looks without a pause
+SPINS_ALONE = 20        # of these, looks before the core is offered to others between two: there may be more ranks than cores
 PAUSE = 50e-6           # seconds between later looks
+_give_way = getattr(os, "sched_yield", lambda: time.sleep(0.0))
 SECONDS = 600.0         # deadline of an exchange
 
 
@@ -43,6 +46,7 @@ class MpiCommunicator(Mail, Blocks):
         self._comm, self._all_done = mpi.COMM_WORLD, mpi.Request.Testall
         self.rank, self.size, self.counts, self.seconds = self._comm.Get_rank(), self._comm.Get_size(), Counts(), seconds
         self.spins = SPINS
+        self._prepare_mail(mpi)
         self._prepare_blocks(mpi)
 
     def exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
@@ -60,9 +64,11 @@ class MpiCommunicator(Mail, Blocks):
         self._comm.Abort(status)
 
     def _wait(self, requests: list, other: int) -> None:
-        for _ in range(self.spins):
+        for look in range(self.spins):
             if self._all_done(requests):
                 return
+            if look >= SPINS_ALONE:
+                _give_way()
         deadline = time.monotonic() + self.seconds
         while not self._all_done(requests):
             if time.monotonic() > deadline:

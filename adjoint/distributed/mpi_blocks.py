@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ConfigError, explain
 from .communicator import Counts
 
-BLOCK = 1 << 19         # bytes that are combined while the next arrive: they fit in a core's cache
+BLOCK = 1 << 20         # bytes that are combined while the next arrive: few enough to stay in the cache
 DEPTH = 3               # blocks on their way at a time
 
 
