@@ -26,6 +26,7 @@ from .timeline import Timeline
 
 FIRST_PAUSE, LONGEST_PAUSE = 1e-4, 1e-3         # seconds between looks whether a bucket is finished: ever longer, up to this
 SPINS = 20                                      # looks without a pause inside an exchange: the cores belong to the computation
+PATIENCE = 5.0                                  # seconds that a failed call waits for its sums to end
 
 
 class Abandoned(Exception):
@@ -68,14 +69,15 @@ class Job:
         return self._result
 
     def abandon(self) -> None:
-        """What this job waits for will not come."""
+        """What this job waits for will not come: it ends once it has done what had come. Waits for that, but not forever."""
         self._abandoned.set()
+        self._done.wait(PATIENCE)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition, asleep between looks. Raises Abandoned."""
         pause = FIRST_PAUSE
         while not condition():
-            if self._abandoned.wait(pause):
+            if self._abandoned.wait(pause) and not condition():     # ranks whose calls fail alike do the same before they end
                 raise Abandoned
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
@@ -164,7 +166,7 @@ def _serve(jobs: queue.SimpleQueue) -> None:
     """Do jobs until told to stop; after a failure those already started fail too, since other ranks will not take part in them."""
     while (job := jobs.get()) is not None:
         job.run()
-        while job.error is not None and not jobs.empty():
+        while not isinstance(job.error, Abandoned | None) and not jobs.empty():
             following = jobs.get()
             if following is None:
                 return

@@ -108,11 +108,13 @@ def test_other_programs_are_refused_on_every_rank():
     assert run_threads(2, program, seconds=60) == [True, True]
 
 
-def test_a_call_that_fails_ends_its_job():
+def test_a_call_that_fails_ends_its_job(monkeypatch):
+    monkeypatch.setattr("adjoint.distributed.engine.PATIENCE", 0.01)
     job = Job("nothing", lambda: None, ())
     job.abandon()
     with pytest.raises(Abandoned):
         job.until(lambda: False)
+    monkeypatch.undo()
     x, y = examples(20)
 
     def program(c):
