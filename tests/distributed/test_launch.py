@@ -89,7 +89,8 @@ def test_a_rank_that_hangs_is_named(runtime, tmp_path, how):
     ended, lines = worlds.launched(runtime, "-n", "3", "--hang-seconds", "2", "--max-restarts", "1", write(tmp_path, HANGS), how)
     named = r"launch: nothing has moved for [\d.]+ s: rank 1 on \S+, process \d+, has not entered all_reduce #6 \(conv3\.w\.\.conv5\.b\)"
     assert ended == 0 and any(re.match(named, line) for line in lines), lines
-    assert sorted(lines)[-2:] == ["rank 1: done", "rank 2: done"] and "launch: a rank hangs in the world; starting it again (1 of 1)" in lines
+    assert sorted(lines)[-2:] == ["rank 1: done", "rank 2: done"]
+    assert "launch: a rank hangs in the world; starting it again (1 of 1)" in lines
     where = "program.py\", line 11 in <module>" if how == "asleep" else "it does not answer"
     assert any(line.startswith("launch: rank 1: ") and where in line for line in lines), lines
 
