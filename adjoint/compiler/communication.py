@@ -19,6 +19,9 @@ from .capi import address
 
 NAME = "adjoint_communicate"
 _raised: dict[int, BaseException] = {}          # by number of communicator, each of which one thread at a time uses
+_view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    address(ctypes.pythonapi.PyMemoryView_FromMemory))
+_WRITABLE = 0x200                               # PyBUF_WRITE
 _SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 6)
 
 
@@ -50,8 +53,7 @@ def taken(number: int) -> BaseException:
 @_SIGNATURE
 def _call(place: int, *numbers: int) -> int:
     dtype = DTYPES[numbers[2]]
-    memory = np.frombuffer((ctypes.c_byte * (numbers[3] * dtype.itemsize)).from_address(place), dtype)
-    return 0 if perform(memory, numbers) else 1
+    return 0 if perform(np.frombuffer(_view(place, numbers[3] * dtype.itemsize, _WRITABLE), dtype), numbers) else 1
 
 
 def needed(image: bytes) -> dict[str, int]:

@@ -140,6 +140,3 @@ def broadcast_in_place(buffer: np.ndarray, communicator: Communicator) -> np.nda
     flat = _flat("broadcast_in_place", buffer)
     perform(turns(schedules.tree_broadcast, communicator.size, flat.size, communicator.rank), flat, communicator)
     return buffer
-
-
-all_reduce, reduce_scatter, all_gather, broadcast = all_reduce_in_place, reduce_scatter_in_place, all_gather_in_place, broadcast_in_place

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .collectives import all_reduce
+from .collectives import all_reduce_in_place
 from .communicator import Communicator
 
 WIDTH = 62              # bits of magnitude: sums of all parts fit into int64 with its sign
@@ -30,7 +30,7 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
     """
     with np.errstate(invalid="ignore", over="ignore"):
         largest = np.array([max([np.max(np.abs(x), initial=0.0) for x in parts], default=0.0)], np.float64)
-        all_reduce(largest, communicator, combine=np.maximum)
+        all_reduce_in_place(largest, communicator, combine=np.maximum)
     dtype, shape = parts[0].dtype, parts[0].shape
     if not np.isfinite(largest[0]):
         return np.full(shape, np.nan, dtype)
@@ -38,5 +38,5 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
     total = np.zeros(shape, np.int64)
     for x in parts:
         total += np.rint(np.ldexp(x.astype(np.float64), exponent)).astype(np.int64)
-    all_reduce(total, communicator)
+    all_reduce_in_place(total, communicator)
     return np.ldexp(total.astype(np.float64), -exponent).astype(dtype)

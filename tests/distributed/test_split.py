@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import adjoint as ad
-from adjoint import nn, optim
-from adjoint.distributed import ColumnLinear, RowLinear, make_split_step, per_rank, run_threads, varying_leaves
+from adjoint import data, nn, optim
+from adjoint.distributed import ColumnLinear, Pipeline, RowLinear, make_split_step, per_rank, run_threads, varying_leaves
 from adjoint.errors import CommunicationError
 
 STEPS, HIDDEN = 200, 11             # hidden features that no n divides
@@ -35,10 +35,10 @@ def joined(model):
     return nn.Sequential(*(layer.whole() if isinstance(layer, ColumnLinear | RowLinear) else layer for layer in model.layers))
 
 
-def data(dtype, examples=24):
+def examples(dtype, count=24):
     rng = np.random.default_rng(5)
-    x = rng.standard_normal((examples, 4)).astype(dtype)
-    return x, np.argmax(x[:, :3] + 0.3 * rng.standard_normal((examples, 3)), 1)
+    x = rng.standard_normal((count, 4)).astype(dtype)
+    return x, np.argmax(x[:, :3] + 0.3 * rng.standard_normal((count, 3)), 1)
 
 
 def trained(dtype, rule, steps):
@@ -48,7 +48,7 @@ def trained(dtype, rule, steps):
         value, gradients = ad.value_and_grad(lambda model: nn.cross_entropy(model(x), y))(model)
         updates, state = rule.update(gradients, state, model)
         return optim.apply_updates(model, updates), state, value
-    model, (x, y) = pair(dtype), data(dtype)
+    model, (x, y) = pair(dtype), examples(dtype)
     state = rule.init(model)
     for _ in range(steps):
         model, state, loss = step(model, state, x, y)
@@ -56,7 +56,7 @@ def trained(dtype, rule, steps):
 
 
 def trained_split(world, dtype, rule, steps, compiled=True):
-    model, (x, y) = split(pair(dtype), world), data(dtype)
+    model, (x, y) = split(pair(dtype), world), examples(dtype)
     step, state = make_split_step(nn.cross_entropy, rule, world, compiled=compiled), rule.init(model)
     for _ in range(steps):
         model, state, loss = step(model, state, x, y)
@@ -64,11 +64,11 @@ def trained_split(world, dtype, rule, steps, compiled=True):
 
 
 @pytest.mark.mission(61)
-@pytest.mark.parametrize(("rule", "compiled", "worlds"), [("sgd", False, (1, 2, 3, 4)), ("adam", True, (1, 3))])
-def test_a_split_model_trains_as_the_whole_one(figure, rule, compiled, worlds):
+@pytest.mark.parametrize(("rule", "worlds"), [("sgd", (1, 2, 3, 4)), ("adam", (3,))])
+def test_a_split_model_trains_as_the_whole_one(figure, rule, worlds):
     expected, loss = trained(np.float64, RULES[rule], STEPS)
     for n in worlds:
-        for found, found_loss in run_threads(n, lambda c: trained_split(c, np.float64, RULES[rule], STEPS, compiled), seconds=30):
+        for found, found_loss in run_threads(n, lambda c: trained_split(c, np.float64, RULES[rule], STEPS), seconds=30):
             figure.equal(found_loss, loss, rel=1e-10)
             for name, value in expected.items():
                 figure.equal(found[name], value, rel=1e-10, abs=1e-10)
@@ -82,6 +82,37 @@ def test_one_step_in_float32():
             for name, value in expected.items():
                 assert found[name].dtype == np.float32
                 np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-6)
+
+
+def digits_network(rng):
+    return nn.Linear(64, 24, rng=rng), nn.Linear(24, 10, rng=rng)
+
+
+def test_digits_are_recognized_as_by_one_process():
+    """float32, 200 steps: the error on 1,797 digits is that of one process within 0.3 points, for both kinds of model parallelism."""
+    digits, rule = data.load_digits(), optim.adam(0.003)
+    batches = np.random.default_rng(0).integers(0, len(digits.train_x), (STEPS, 32))
+    accuracy = lambda model: 100 * np.mean(np.argmax(model(digits.test_x), 1) == digits.test_y)
+
+    def one(c):
+        first, last = digits_network(np.random.default_rng(0))
+        model = nn.Sequential(ColumnLinear(first, c), nn.relu, RowLinear(last, c))
+        step, state = make_split_step(nn.cross_entropy, rule, c), rule.init(model)
+        for rows in batches:
+            model, state, _ = step(model, state, digits.train_x[rows], digits.train_y[rows])
+        return accuracy(joined(model))
+
+    def staged(c):
+        first, last = digits_network(np.random.default_rng(0))
+        stage, line = (nn.Sequential(first, nn.relu), last)[c.rank], Pipeline(nn.cross_entropy, rule, c, micro_batches=4)
+        state = rule.init(stage)
+        for rows in batches:
+            stage, state, _ = line.step(stage, state, digits.train_x[rows], digits.train_y[rows])
+        return stage
+    alone, two = run_threads(1, one)[0], run_threads(2, one, seconds=30)
+    assert alone > 85
+    assert all(abs(found - alone) <= 0.3 for found in two)
+    assert abs(accuracy(nn.Sequential(*run_threads(2, staged, seconds=30))) - alone) <= 0.3
 
 
 def test_training_without_the_compiler():
@@ -110,7 +141,7 @@ def test_a_pair_sends_one_sum_each_way(figure):
 
 def test_gradients_and_inputs():
     """Every parameter's gradient, and the input's, equals that of the whole model; also with grad around the distributed trace."""
-    model, (x, y) = whole(np.float64), data(np.float64)
+    model, (x, y) = whole(np.float64), examples(np.float64)
     loss = lambda model, x, y: nn.cross_entropy(model(x), y)
     gradients, x_bar = ad.grad(loss, argnums=(0, 1))(model, x, y)
     expected = nn.named_parameters(gradients)
@@ -134,7 +165,7 @@ def test_weights_of_pytorch_names_load_into_a_split_model():
     rng = np.random.default_rng(0)
     tensors = {name: rng.standard_normal(value.shape) for name, value in nn.named_parameters(whole(np.float64)).items()}
     model = nn.load_parameters(whole(np.float64), tensors)
-    x = data(np.float64)[0]
+    x = examples(np.float64)[0]
 
     def program(c):
         own = split(model, c)

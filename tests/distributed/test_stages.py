@@ -58,7 +58,7 @@ def trained_in_stages(world, dtype, steps, compiled, examples=18):
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_stages_train_as_one_process(figure, n):
     expected, loss = trained(np.float64, STEPS)
-    results = run_threads(n, lambda c: trained_in_stages(c, np.float64, STEPS, compiled=n == 2), seconds=30)
+    results = run_threads(n, lambda c: trained_in_stages(c, np.float64, STEPS, compiled=True), seconds=30)
     for found, value in zip([p for parameters, _ in results for p in parameters], expected, strict=True):
         figure.equal(found, value, rel=1e-10, abs=1e-10)
     figure.equal([loss for _, loss in results], [loss] * n, rel=1e-10)

@@ -48,6 +48,8 @@ CASES = {
     "used twice": (lambda c, w, x: all_reduce((x @ w) ** 2, c) * w[0], (R, V), R, ((3, 2), (4, 3))),
     "used again": (lambda c, w, x: all_reduce(x * all_reduce(w * x, c), c) * w, (R, V), R, ((3,), (3,))),
     "joined": (lambda c, w, x: np.concatenate([w, x]), (R, V), V, ((2, 3), (3, 3))),
+    "loop": (lambda c, w, x: all_reduce(ad.scan(lambda h, xi: (np.tanh(h + w * xi), h), 0 * w, x)[0], c) * w, (R, V), R, ((3,), (4, 3))),
+    "checkpoint": (lambda c, w, x: all_reduce(ad.checkpoint(lambda w, x: np.tanh(w * x))(w, x), c), (R, V), R, ((3,), (2, 3))),
     "without the argument": (lambda c, w, x: all_reduce(x + 0 * w, c), (R, V), R, ((3,), (3,))),
 }
 
@@ -130,6 +132,19 @@ def test_second_derivatives(name):
         check(c, outside, types, types[0], xs)
         typed = ad.grad(per_rank(lambda *xs: f(c, *xs), c, varying=types))(*xs)
         np.testing.assert_allclose(typed, per_rank(lambda *xs: inside(c, *xs), c, varying=types)(*xs), rtol=1e-12, atol=1e-12)
+    everywhere(program)
+
+
+def test_forward_mode_inside_of_the_trace():
+    """Tangents have the types of their primals, also where they happen to be the same on all ranks."""
+    def program(c):
+        w, x, ones = np.array([0.5, -1.0]), np.array([1.0, 2.0 + c.rank]), np.ones(2)
+        f = lambda w, x: all_reduce(np.tanh(w * x + w).sum() ** 2, c)
+        run = lambda function: per_rank(function, c, varying=(False, True))(w, x)
+        expected = ad.jvp(per_rank(f, c, varying=(False, True)), (w, x), (ones, ones))[1]
+        assert run(lambda w, x: ad.jvp(f, (w, x), (ones, ones))[1]) == expected
+        np.testing.assert_allclose(run(lambda w, x: ad.linearize(f, w, x)[1](ones, ones)), expected, rtol=1e-13)
+        assert run(lambda w, x: [is_varying(ad.jvp(lambda x: x + w, (x,), (ones,))[1], c), is_varying(w, c)]) == [True, False]
     everywhere(program)
 
 
