@@ -2,7 +2,7 @@
 
 GPipe's order: all micro-batches forward, then all backward, last first; a stage keeps only its inputs and computes the rest again. The p
 stages are idle for (p - 1)/(m + p - 1) of a step of m micro-batches: more of them, less waiting. Invariant: a step is that of one process
-on the whole batch, to rounding. May import: L0-L5, collectives, values. Read next: data_parallel.py.
+on the whole batch, to rounding. May import: L0-L5, values, status. Read next: data_parallel.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..transforms.reverse import value_and_grad, vjp
 from ..tree import map_tree
 from .communicator import Communicator
 from .schedules import NOBODY, bounds
+from .status import enter, leave
 from .values import broadcast
 
 MOST_AXES = 8           # of what passes from stage to stage
@@ -156,15 +157,22 @@ class Pipeline:
             self._headers[True, to, examples] = h.shape, h.dtype
             header = np.zeros(2 + MOST_AXES, np.int64)
             header[:2 + h.ndim] = DTYPES.index(h.dtype), h.ndim, *h.shape
-            self.world.exchange(header, to, None, NOBODY)
-        self.world.exchange(np.ascontiguousarray(h).reshape(-1), to, None, NOBODY)
+            self._exchange(header, to, None, NOBODY)
+        self._exchange(np.ascontiguousarray(h).reshape(-1), to, None, NOBODY)
 
     def _receive(self, source: int, examples: int) -> np.ndarray:
         if (False, source, examples) not in self._headers:
             header = np.zeros(2 + MOST_AXES, np.int64)
-            self.world.exchange(None, NOBODY, header, source)
+            self._exchange(None, NOBODY, header, source)
             self._headers[False, source, examples] = tuple(header[2:2 + header[1]].tolist()), DTYPES[header[0]]
         shape, dtype = self._headers[False, source, examples]
         h = np.empty(shape, dtype)
-        self.world.exchange(None, NOBODY, h.reshape(-1), source)
+        self._exchange(None, NOBODY, h.reshape(-1), source)
         return h
+
+    def _exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
+        enter("pipeline", f"from rank {source}" if sent is None else f"to rank {to}")
+        try:
+            self.world.exchange(sent, to, received, source)
+        finally:
+            leave()

@@ -96,7 +96,8 @@ def per_rank(function: Callable, communicator: Communicator, *, varying: Any = T
     varying: for each positional argument True (every rank has another), False (all have the same), or a list of these by leaf; one bool
     speaks for all arguments. Arrays from outside are replicated. An operation on values of both types gives a varying one, and what was
     replicated then collects the sum of its cotangents over the ranks: gradients of replicated parameters are right by themselves, and equal
-    on all ranks. grad and the others may stand inside or outside; compile stands outside.
+    on all ranks. The gradient of a varying number is that of its sum over the ranks. grad and the others may stand inside or outside;
+    compile stands outside.
     Raises: CollectiveError for a collective of a value of the other type. Source: the varying types of JAX's shard_map.
 
     >>> from adjoint.distributed.threads import run_threads

@@ -27,6 +27,7 @@ from adjoint.distributed import (
 )
 from adjoint.distributed.values import ranks_of
 from adjoint.errors import CommunicationError
+from adjoint.testing.lowering import run_lowered
 
 
 def everything(c):
@@ -60,6 +61,20 @@ def test_compiled_is_eager(n):
             for found, expected in zip(ad.tree.flatten(ad.compile(run)(*xs))[0], ad.tree.flatten(run(*xs))[0], strict=True):
                 np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
     run_threads(n, program, seconds=30)
+
+
+def test_the_reference_executor_agrees():
+    """The program's meaning, executed in Python: the same operations on the same memory."""
+    def program(c):
+        run = per_rank(lambda x, w: sum(everything(c)(x, w), ()), c, varying=(True, False))
+        found, failure = run_lowered(run, drawn(c))
+        assert failure is None
+        for a, b in zip(found, run(*drawn(c)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+    run_threads(3, program, seconds=30)
+    world = Fails(CommunicationError("the wire is cut"))
+    found, failure = run_lowered(per_rank(lambda x: [all_reduce(x, world)], world), [np.ones(2)])
+    assert found == [] and failure.kind == "communication"
 
 
 def test_derivatives_of_compiled_functions():
