@@ -6,6 +6,7 @@ May import: errors, communicator. Read next: mpi.py, which has these methods.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Blocks:
     rank: int
     size: int
     counts: Counts
+    exchange: Callable[..., None]
     _comm: Any
 
     def _prepare_blocks(self, mpi: Any) -> None:
@@ -36,6 +38,12 @@ class Blocks:
 
         sent may be target itself (a block is combined only when it has left) or apart from it; one message to the counts.
         """
+        if max(0 if x is None else x.nbytes for x in (sent, target)) <= BLOCK:          # one block is one message: as an exchange
+            place = None if target is None else self._arriving[0, :target.nbytes].view(target.dtype)
+            self.exchange(sent, to, place, source)
+            if target is not None:
+                combine(target, place, out=target)
+            return
         size = BLOCK // (target if sent is None else sent).itemsize
         parts = [None if x is None else [x[k:k + size] for k in range(0, x.size, size)] or [x] for x in (sent, target)]
         total = max(len(each) for each in parts if each is not None)

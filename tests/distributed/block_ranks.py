@@ -1,0 +1,58 @@
+"""What each rank runs under mpiexec in test_blocks.py: python block_ranks.py NAME."""
+
+import os
+import sys
+
+import numpy as np
+
+from adjoint.distributed import ALGORITHMS, profile, world
+from adjoint.distributed.collectives import all_reduce_in_place
+from adjoint.distributed.probe import probe
+from adjoint.errors import ConfigError
+
+
+def buffers(n, size):
+    return np.random.default_rng(size).integers(-50, 50, (n, size)).astype(np.float64)
+
+
+def blocks(c):
+    """Messages of many blocks, of one, of a part of one and of none: right sums, and the counts of whole messages."""
+    own = sys.modules["adjoint.distributed.mpi_blocks"]
+    own.BLOCK, c._arriving = 64, np.empty((own.DEPTH, 64), np.uint8)
+    for size in (0, 1, 7, 8, 9, 16, 100, 1001):
+        total = buffers(c.size, size).sum(axis=0)
+        for algorithm in ALGORITHMS:
+            found = all_reduce_in_place(buffers(c.size, size)[c.rank].copy(), c, algorithm=algorithm)
+            assert np.array_equal(found, total), (algorithm, size)
+    for combine, expected in ((np.maximum, c.size), (np.minimum, 1), (np.multiply, np.prod(np.arange(1, c.size + 1)))):
+        assert (all_reduce_in_place(np.full(100, c.rank + 1.0), c, algorithm="ring", combine=combine) == expected).all()
+    before = c.counts.rounds, c.counts.bytes_sent
+    all_reduce_in_place(np.ones(840), c, algorithm="ring")
+    assert (c.counts.rounds - before[0], c.counts.bytes_sent - before[1]) == (2 * (c.size - 1), 2 * (c.size - 1) * 8 * 840 // c.size)
+    return "right"
+
+
+def natively(c):
+    """MPI's own all-reduce, by name and by a probe's table; what it has no operation for is refused on all ranks."""
+    given = buffers(c.size, 1001)
+    assert np.array_equal(all_reduce_in_place(given[c.rank].copy(), c, algorithm="mpi"), given.sum(axis=0))
+    assert all_reduce_in_place(np.array([c.rank]), c, algorithm="mpi", combine=np.maximum)[0] == c.size - 1
+    try:
+        all_reduce_in_place(np.ones(2), c, algorithm="mpi", combine=np.hypot)
+    except ConfigError as error:
+        assert "another algorithm" in str(error)
+    else:
+        raise AssertionError("hypot was taken")
+    found = probe(c, seconds=0.5)
+    assert found.kind.startswith(("MPICH", "Open MPI")) and "mpi" in found.timings and len(found.ladder) > 1
+    assert profile.chosen(8, c) == found.table()[0][1]
+    assert (all_reduce_in_place(np.ones(2), c) == c.size).all()
+    if c.rank == 0:
+        kept, = [name for name in os.listdir(os.environ["ADJOINT_CACHE_DIR"]) if name.startswith("world-")]
+        assert kept.startswith(f"world-{c.size}-")
+    return "right"
+
+
+if __name__ == "__main__":
+    communicator = world()
+    print(f"rank {communicator.rank} of {communicator.size}: {globals()[sys.argv[1]](communicator)}", flush=True)

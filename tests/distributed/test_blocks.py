@@ -1,0 +1,17 @@
+"""Sums under mpiexec that arrive block by block, MPI's own all-reduce, and the probe of an MPI world."""
+
+import re
+from pathlib import Path
+
+import pytest
+import worlds
+
+RANKS = Path(__file__).with_name("block_ranks.py")
+
+
+@worlds.every_runtime
+@pytest.mark.parametrize(("n", "name"), [(2, "blocks"), (3, "blocks"), (4, "blocks"), (2, "natively"), (3, "natively")])
+def test_under_mpiexec(runtime, n, name, tmp_path):
+    status, output = worlds.run(runtime.ranks(n, RANKS, name), seconds=60, ADJOINT_CACHE_DIR=str(tmp_path))
+    assert status == 0, output
+    assert sorted(re.findall(r"rank \d of \d: right", output)) == [f"rank {rank} of {n}: right" for rank in range(n)], output
