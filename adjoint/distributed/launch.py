@@ -110,7 +110,9 @@ def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, host
             if start == max_restarts:
                 say(f"launch: {what}; it is not started again")
                 break
-            if len(usable := [name for name in named if name not in hung]) >= nodes:
+            usable = [name for name in named if name not in hung]
+            if nodes <= len(usable) < len(named):
+                say(f"launch: without {', '.join(name for name in named if name in hung)} from now on")
                 named = usable
             say(f"launch: {what}; starting it again ({start + 1} of {max_restarts})")
     return ended

@@ -74,7 +74,8 @@ def accusation(places: list[Place], ranks: int, seconds: float) -> str:
     names += [f"rank {rank}, of which nothing is seen from here," for rank in sorted(set(range(ranks)) - {place.rank for place in places})]
     if not names:
         return f"launch: nothing has moved for {seconds:.3g} s: every rank has entered {waiting}; the network between them may be cut"
-    return f"launch: nothing has moved for {seconds:.3g} s: {' and '.join(names)} has not entered {waiting}, in which others wait"
+    verb = "has" if len(names) == 1 else "have"
+    return f"launch: nothing has moved for {seconds:.3g} s: {' and '.join(names)} {verb} not entered {waiting}, in which others wait"
 
 
 def _stacks(guilty: list[Place], folder: Path, say: Callable[[str], None]) -> None:

@@ -95,6 +95,39 @@ def test_a_rank_that_hangs_is_named(runtime, tmp_path, how):
     assert any(line.startswith("launch: rank 1: ") and where in line for line in lines), lines
 
 
+HOSTS = """
+import socket, time
+import numpy as np
+from adjoint.distributed import all_reduce_in_place, world
+from adjoint.distributed.launch import generation
+w = world()
+if socket.gethostname() == "n1" and generation() == 0:
+    time.sleep(60)
+print(w.rank, "on", socket.gethostname(), all_reduce_in_place(np.ones(1000), w)[0], flush=True)
+"""
+# Called as ssh is; every machine is this one under another name.
+SSH = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+host=$1; shift
+exec unshare --uts sh -c "hostname $host && $*"
+"""
+
+
+@worlds.one_runtime
+def test_machines_are_used_evenly_and_one_that_hangs_is_left_out(runtime, tmp_path):
+    if runtime.name != "mpich" or not worlds.private():
+        pytest.skip("machines are names for this one: that needs MPICH's mpiexec and private namespaces")
+    (tmp_path / "ssh").write_text(SSH)
+    (tmp_path / "ssh").chmod(0o755)
+    ended, lines = worlds.launched(
+        runtime, "-n", "4", "--nnodes", "2", "--hosts", "n0,n1,n2", "--max-restarts", "1", "--hang-seconds", "2", write(tmp_path, HOSTS),
+        HYDRA_LAUNCHER="ssh", HYDRA_LAUNCHER_EXEC=str(tmp_path / "ssh"), MPIR_CVAR_CH4_NETMOD="ofi", FI_PROVIDER="tcp", FI_TCP_IFACE="lo")
+    assert ended == 0 and lines[0] == "launch: 4 ranks on n0, n1; what they send each other is not encrypted: trust the network", lines
+    assert re.search(r"rank 2 on n1, process \d+, and rank 3 on n1, process \d+, have not entered all_reduce", lines[1]), lines
+    assert "launch: without n1 from now on" in lines
+    assert set(lines[-4:]) == {"0 on n0 4.0", "rank 1: 1 on n0 4.0", "rank 2: 2 on n2 4.0", "rank 3: 3 on n2 4.0"}, lines
+
+
 def test_a_hang_is_told_from_a_cut_network():
     places = [Place(rank, 7, True, "all_reduce", "", f"n{rank}", 1, ()) for rank in range(2)]
     assert accusation(places, 2, 3.0).endswith("every rank has entered all_reduce #7; the network between them may be cut")
