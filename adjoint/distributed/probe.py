@@ -157,7 +157,7 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
 
     >>> from adjoint.distributed import run_threads
     >>> profile = run_threads(2, lambda c: probe(c, seconds=0.2, keep=False))[0]
-    >>> profile.hosts, profile.links().bandwidth > 1e6
+    >>> profile.hosts, profile.links().bandwidth > 0
     ([0, 0], True)
     """
     if communicator.size == 1 or not seconds > 0:
