@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ConfigError, ShapeError, explain
 from . import schedules
 from .communicator import Communicator
-from .profile import chosen
+from .profile import agreed, chosen
 from .schedules import NOBODY, Round
 from .status import noted
 
@@ -32,6 +32,21 @@ class Turn(NamedTuple):
     sent: slice
     received: slice
     combines: bool
+
+
+def schedule_of(algorithm: str, communicator: Communicator) -> Callable[[int, int], Iterable[Round]]:
+    """The rounds of an all-reduce by name; "hierarchical" goes by the hosts of this world, which its ranks agree on once.
+
+    >>> from adjoint.distributed import Alone
+    >>> len(list(schedule_of("ring", Alone())(4, 8)))
+    6
+    """
+    return _hierarchical(agreed(communicator).local) if algorithm == "hierarchical" else ALGORITHMS[algorithm]
+
+
+@functools.cache
+def _hierarchical(local: int) -> Callable[[int, int], Iterable[Round]]:
+    return functools.partial(schedules.hierarchical, local=local)
 
 
 @functools.lru_cache(256)
@@ -79,8 +94,8 @@ def all_reduce_in_place(buffer: np.ndarray, communicator: Communicator, *, algor
                         combine: np.ufunc = np.add) -> np.ndarray:
     """The sum of every rank's buffer, on every rank, in place; the buffer.
 
-    algorithm: one of ALGORITHMS, or "mpi" (the library's own); "auto": the fastest by this world's profile (`adjoint probe`), without one
-    recursive doubling up to profile.SMALL bytes, halving-doubling up to MIDDLE, a ring beyond.
+    algorithm: one of ALGORITHMS, "hierarchical" (by hosts) or "mpi" (the library's own); "auto": the fastest by this world's profile
+    (`adjoint probe`), without one recursive doubling up to profile.SMALL bytes, halving-doubling up to MIDDLE, a ring beyond.
     combine: np.add, np.maximum, ... All ranks end with the same bits; these depend on the algorithm and on the number of ranks.
 
     >>> from adjoint.distributed.threads import run_threads
@@ -93,10 +108,10 @@ def all_reduce_in_place(buffer: np.ndarray, communicator: Communicator, *, algor
     if algorithm == "mpi" and hasattr(communicator, "all_reduce_natively"):
         communicator.all_reduce_natively(flat, combine)
         return buffer
-    if algorithm not in ALGORITHMS:
+    if algorithm not in (*ALGORITHMS, "hierarchical"):
         raise ConfigError(explain(f"all_reduce_in_place: algorithm is {algorithm!r}.",
                                   remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
-    perform(turns(ALGORITHMS[algorithm], communicator.size, flat.size, communicator.rank), flat, communicator, combine)
+    perform(turns(schedule_of(algorithm, communicator), communicator.size, flat.size, communicator.rank), flat, communicator, combine)
     return buffer
 
 

@@ -6,6 +6,7 @@ May import: errors, collectives, profile, planner. Read next: planner.py.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,10 +14,10 @@ import numpy as np
 
 from ..errors import ConfigError, explain
 from . import schedules
-from .collectives import ALGORITHMS, Turn, perform, turns
+from .collectives import ALGORITHMS, Turn, perform, schedule_of, turns
 from .communicator import Communicator
 from .planner import COSTS
-from .profile import EAGER, SMALL, VERSION, Line, Profile, file_of, forget, host_names, kind_of, save
+from .profile import EAGER, SMALL, VERSION, Line, Profile, agreed, file_of, forget, host_names, kind_of, save
 from .schedules import NOBODY
 from .simulator import Links
 
@@ -107,9 +108,9 @@ def _round(communicator: Communicator, size: int, combines: bool) -> Callable[[]
 def _all_reduces(communicator: Communicator, size: int) -> dict[str, Callable[[], object]]:
     """Every all-reduce of a buffer of zeros (which stay zeros) of so many bytes, by name."""
     buffer, n, rank = np.zeros(size // 4, np.float32), communicator.size, communicator.rank
-    calls: dict[str, Callable[[], object]] = {
-        name: lambda schedule=schedule: perform(turns(schedule, n, len(buffer), rank), buffer, communicator)
-        for name, schedule in ALGORITHMS.items()}
+    run = lambda schedule: perform(turns(schedule, n, len(buffer), rank), buffer, communicator)
+    names = [*ALGORITHMS, *["hierarchical"] * (1 < agreed(communicator).local < n)]
+    calls: dict[str, Callable[[], object]] = {name: functools.partial(run, schedule_of(name, communicator)) for name in names}
     if hasattr(communicator, "all_reduce_natively") and _same_bits(communicator):
         calls["mpi"] = lambda: communicator.all_reduce_natively(buffer, np.add)
     return calls

@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from .schedules import NOBODY
 from .simulator import Links
 
 VERSION = 1
-NAMES = ("ring", "recursive_doubling", "halving_doubling", "tree", "parameter_server", "mpi")      # only ever appended to
+NAMES = ("ring", "recursive_doubling", "halving_doubling", "tree", "parameter_server", "mpi", "hierarchical")     # only ever appended to
 SMALL, MIDDLE = 32_768, 1_048_576        # bytes: without a profile, up to here the fewest rounds win, up to there few rounds and bytes
 EAGER = 8192                             # bytes: up to here a message is sent at once, beyond the ends agree first
 _LAST = np.iinfo(np.int64).max
@@ -136,29 +137,58 @@ def _fault(profile: Profile) -> str:
 
 # ------------------------------------------------------------------------------------------------ one choice for all ranks
 
-_tables: weakref.WeakKeyDictionary[Communicator, Table] = weakref.WeakKeyDictionary()
+class Choice(NamedTuple):
+    """What the ranks of a world have agreed on: the table, and how many consecutive ranks each host has (1: not as many on each)."""
+
+    table: Table
+    local: int
+
+
+_choices: weakref.WeakKeyDictionary[Communicator, Choice] = weakref.WeakKeyDictionary()
+
+
+def agreed(communicator: Communicator) -> Choice:
+    """The table of this world's profile where rank 0 has one, else DEFAULT, and the ranks of a host.
+
+    The first call on a communicator is a collective: hosts are told to rank 0, and its choice to all. Its messages are not counted.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> [choice.local for choice in run_threads(2, agreed)]
+    [2, 2]
+    """
+    choice = _choices.get(communicator)
+    if choice is None:
+        choice = _choices[communicator] = _agree(communicator)
+    return choice
 
 
 def chosen(size: int, communicator: Communicator) -> str:
-    """The algorithm for a buffer of so many bytes: by the profile of this world where rank 0 has one, else by DEFAULT.
+    """The algorithm for a buffer of so many bytes, the same on all ranks: see `agreed`.
 
-    The first call on a communicator is a collective: hosts are told to rank 0, and its table to all. Its messages are not counted.
-
-    >>> from adjoint.distributed.threads import run_threads
-    >>> run_threads(2, lambda c: chosen(10 ** 9, c)) if file_of("threads", []) is None else ["ring", "ring"]
-    ['ring', 'ring']
+    >>> from adjoint.distributed import Alone
+    >>> chosen(10 ** 9, Alone())
+    'ring'
     """
     if communicator.size == 1:
         return "ring"
-    table = _tables.get(communicator)
-    if table is None:
-        table = _tables[communicator] = _agreed(communicator)
-    return next(name for limit, name in table if size <= limit)
+    return next(name for limit, name in agreed(communicator).table if size <= limit)
 
 
 def forget(communicator: Communicator) -> None:
     """Look the profile up again at the next choice, on all ranks: it has been measured anew."""
-    _tables.pop(communicator, None)
+    _choices.pop(communicator, None)
+
+
+def local_ranks(names: Sequence[bytes]) -> int:
+    """How many consecutive ranks each host has; 1 where they are not as many on each, or not together.
+
+    >>> local_ranks([b"a", b"a", b"b", b"b"]), local_ranks([b"a", b"b", b"a"]), local_ranks([b"a", b"a", b"a"])
+    (2, 1, 3)
+    """
+    local = names.index(next((name for name in names if name != names[0]), names[0])) or len(names)
+    groups = [set(names[k:k + local]) for k in range(0, len(names), local)]
+    alike = len(names) % local == 0 and all(len(group) == 1 for group in groups) and len(set.union(*groups)) == len(groups)
+    return local if alike else 1
 
 
 def kind_of(communicator: Communicator) -> str:
@@ -166,17 +196,18 @@ def kind_of(communicator: Communicator) -> str:
     return getattr(communicator, "kind", type(communicator).__name__)
 
 
-def _agreed(communicator: Communicator) -> Table:
+def _agree(communicator: Communicator) -> Choice:
     names = host_names(communicator)
-    sent = np.zeros((_MOST, 2), np.int64)
+    sent = np.zeros((_MOST + 1, 2), np.int64)
     if communicator.rank == 0:
         profile = load(file_of(kind_of(communicator), names))
         table = DEFAULT if profile is None else profile.table()
         if any(name == "mpi" for _, name in table) and not hasattr(communicator, "all_reduce_natively"):
             table = DEFAULT
         sent[:len(table)] = [(limit, NAMES.index(name)) for limit, name in table]
+        sent[_MOST, 1] = local_ranks(names)
     _tell(communicator, sent)
-    return tuple((int(limit), NAMES[index]) for limit, index in sent if limit)
+    return Choice(tuple((int(limit), NAMES[index]) for limit, index in sent if limit), int(sent[_MOST, 1]))
 
 
 def host_names(communicator: Communicator) -> list[bytes]:

@@ -1,6 +1,8 @@
 """The profile of a world: kept whole, distrusted where damaged, and one choice of algorithm on all ranks; the probe that measures it."""
 
 import json
+import socket
+import threading
 
 import msgspec
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from adjoint.distributed import Alone, run_threads
 from adjoint.distributed.collectives import all_reduce_in_place
 from adjoint.distributed.probe import line_through, probe, timed
-from adjoint.distributed.profile import DEFAULT, VERSION, Line, Profile, chosen, file_of, forget, host_names, load, save
+from adjoint.distributed.profile import DEFAULT, VERSION, Line, Profile, agreed, chosen, file_of, forget, host_names, load, save
 from adjoint.errors import ConfigError
 
 LINE = Line(1e-6, 1e9)
@@ -105,3 +107,14 @@ def test_bad_worlds():
         probe(Alone())
     forget(Alone())
     assert chosen(8, Alone()) == "ring"
+
+
+def test_hosts_with_as_many_ranks_each_may_be_summed_up_one_by_one(monkeypatch):
+    """Four threads that say they are on two hosts: the hierarchical algorithm is one of those that the probe times."""
+    monkeypatch.setattr(socket, "gethostname", lambda: f"host {int(threading.current_thread().name.split()[1]) // 2}")
+    given = np.arange(4.0 * 37).reshape(4, 37)
+    found = run_threads(4, lambda c: (agreed(c).local, all_reduce_in_place(given[c.rank].copy(), c, algorithm="hierarchical"), c.counts))
+    assert all(local == 2 and np.array_equal(x, given.sum(axis=0)) for local, x, _ in found)
+    assert [counts.neighbours for _, _, counts in found] == [{1, 2}, {0}, {0, 3}, {2}]            # hosts meet through their first ranks
+    profile = run_threads(4, lambda c: probe(c, seconds=0.2))[0]
+    assert profile.hosts == [0, 0, 2, 2] and "hierarchical" in profile.timings
