@@ -14,6 +14,7 @@ from .pipeline import Pipeline, bubble
 from .schedules import Round
 from .simulator import Links, Simulator
 from .split import ColumnLinear, RowLinear, make_split_step, varying_leaves
+from .sync_norm import SyncBatchNorm, synchronized
 from .threads import run_threads
 from .values import (
     all_gather,
@@ -28,8 +29,8 @@ from .values import (
 )
 from .world import world
 
-__all__ = ["ALGORITHMS", "Alone", "ColumnLinear", "Communicator", "Counts", "DataParallel", "Links", "ParameterServer", "Pipeline",
-           "Round", "RowLinear", "Simulator", "agree", "all_gather", "all_gather_in_place", "all_reduce", "all_reduce_in_place",
+__all__ = ["ALGORITHMS", "Alone", "ColumnLinear", "Communicator", "Counts", "DataParallel", "Links", "ParameterServer", "Pipeline", "Round",
+           "RowLinear", "Simulator", "SyncBatchNorm", "agree", "all_gather", "all_gather_in_place", "all_reduce", "all_reduce_in_place",
            "broadcast", "broadcast_in_place", "bubble", "exact_sum", "is_varying", "make_split_step", "own_chunk", "per_rank",
-           "reduce_scatter", "reduce_scatter_in_place", "replicate_to_varying", "run_threads", "send_receive", "stragglers",
+           "reduce_scatter", "reduce_scatter_in_place", "replicate_to_varying", "run_threads", "send_receive", "stragglers", "synchronized",
            "varying_leaves", "world"]

@@ -16,7 +16,7 @@ import numpy as np
 from ..compiler.compile import compile
 from ..compiler.signals import Signals
 from ..core.graph import Graph
-from ..errors import Cancelled, ShapeError, explain
+from ..errors import Cancelled, ConfigError, ShapeError, explain
 from ..nn.modes import absorb
 from ..optim import Optimizer, apply_updates
 from ..train.loop import choose, objective
@@ -24,6 +24,8 @@ from ..tree import Structure, flatten, paths, unflatten
 from .engine import Engine, Job, check_same
 from .fixed_point import exact_sum
 from .schedules import bounds
+from .sync_norm import synchronizes
+from .values import per_rank
 
 LAST = 0.25             # of the bytes of the last bucket: what is cut off it
 WORTH = 2 ** 20         # bytes above which that is worth one more message
@@ -113,27 +115,49 @@ class DataStep:
     def __init__(self, loss: Callable, optimizer: Optimizer, engine: Engine, *, shards: int, accumulate: int, bucket_bytes: int,
                  compiled: bool):
         self.loss, self.optimizer, self.engine = loss, optimizer, engine
-        self.shards, self.accumulate, self.bucket_bytes = shards, accumulate, bucket_bytes
-        overlaps = compiled and not shards and engine.communicator.size > 1
-        self.signals = Signals() if overlaps else None
-        self._local = compile(self._gradients, signals=self.signals) if compiled else self._gradients
+        self.shards, self.accumulate, self.bucket_bytes, self.compiled = shards, accumulate, bucket_bytes, compiled
+        self.signals: Signals | None = None
+        self._local: Callable | None = None
         self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
         self._layout: Layout | None = None
         self._checked, self._count, self._examples = False, 0, 0
 
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         self._count += 1
+        if self._local is None:
+            self._prepare(model)
         total, buckets, taps = (self._exact if self.shards else self._summed)(model, x, y, key)
         with self.engine.timeline.span("update", step=self._count):
             return self._apply(model, state, buckets, taps, total)
 
+    def _prepare(self, model: Any) -> None:
+        """The half before the sums. Where layers speak to other ranks in the middle of it, sums wait for its end: one thread at a time."""
+        communicator, local = self.engine.communicator, self._gradients
+        if synchronizes(model):
+            if self.shards:
+                raise ConfigError(explain("exact_reduce: the model synchronizes its batch norm, which depends on the number of ranks.",
+                                          remedy="With exact_reduce every shard has statistics of its own: use nn.BatchNorm."))
+            local = per_rank(self._coupled_gradients, communicator)
+        elif self.compiled and not self.shards and communicator.size > 1:
+            self.signals = Signals()
+        self._local = compile(local, signals=self.signals) if self.compiled else local
+
     def _gradients(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
         """(examples * loss, buckets of examples * gradients, taps) of some examples."""
         (value, gradients), taps = objective(self.loss, model, x, y, key)
+        count = float(np.shape(x)[0])
+        return self._packed(value * count, gradients, taps, count, count)
+
+    def _coupled_gradients(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
+        """The same where the ranks' losses depend on each other's examples: what is differentiated is the sum over all examples."""
+        count = float(np.shape(x)[0])
+        (value, gradients), taps = objective(lambda outputs, y: self.loss(outputs, y) * count, model, x, y, key)
+        return self._packed(value, gradients, taps, 1.0, count)
+
+    def _packed(self, value: Any, gradients: Any, taps: dict, factor: float, count: float) -> tuple:
         if self._layout is None:
             self._layout = layout_of(gradients, self.bucket_bytes)
-        count = float(np.shape(x)[0])
-        return value * count, packed(gradients, self._layout, count), {k: count * v for k, v in taps.items()}
+        return value, packed(gradients, self._layout, factor), {k: count * v for k, v in taps.items()}
 
     # -- sums in floating point ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The world this process belongs to: a rank under mpiexec, srun or the like, or alone.
 
 Invariant: an MPI binding is imported only where a launcher has left its mark in the environment, and only here and in mpi.py; a rank that
-raises ends the whole world. May import: errors, communicator, status. Read next: mpi.py.
+raises ends the whole world. May import: errors, compiler, communicator, status. Read next: mpi.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import time
 from types import TracebackType
 from typing import Any
 
+from ..compiler.threads import share_cores
 from ..errors import CommunicationError, explain
 from . import status
 from .communicator import Alone, Communicator
 
 MARKS = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")       # what MPI launchers set for every rank
+LOCAL = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")                   # how many of its processes are on this machine
 SPEAK = 0.3             # seconds in which other ranks with the same error say so, before all are ended
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")        # how many processes a launcher has started
 
@@ -34,7 +36,8 @@ def launched() -> bool:
 def world() -> Communicator:
     """The communicator of all ranks: MPI's under mpiexec, else that of a process alone.
 
-    From here on an exception that nothing catches ends all ranks, after its traceback. Raises CommunicationError where the launcher has
+    From here on an exception that nothing catches ends all ranks, after its traceback, and compiled calls use this rank's part of the
+    machine's cores, unless ADJOINT_THREADS or adjoint.threads say otherwise. Raises CommunicationError where the launcher has
     started more processes than MPI has ranks: each would train by itself and believe to be rank 0.
 
     >>> world().size
@@ -50,6 +53,7 @@ def world() -> Communicator:
     _check_size(communicator.size)
     _end_together(communicator)
     status.join(communicator.rank)
+    share_cores(max([int(os.environ[name]) for name in LOCAL if os.environ.get(name, "").isdecimal()], default=1))
     return communicator
 
 

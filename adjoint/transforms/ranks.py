@@ -41,10 +41,10 @@ class PerRank(Interpreter):
 
     def varies(self, x: Any) -> bool:
         """Whether a value of this trace, or of a transformation inside of it, varies."""
-        while isinstance(x, Tracer) and isinstance(x.payload, tuple):
+        while isinstance(x, Tracer):
             if x.owner is self:
                 return x.payload[1]
-            x = x.payload[0]
+            x = x.payload[0] if isinstance(x.payload, tuple) else x.payload
         return False
 
     def to_vary(self, primitive: Any, xs: Sequence, params: dict) -> list[int]:

@@ -451,3 +451,24 @@ def test_quota(tmp_path, files, membership, quota):
     if membership is not None:
         (tmp_path / "membership").write_text(membership)
     assert threads_module._quota(tmp_path / "groups", tmp_path / "membership") == quota
+
+
+def test_ranks_of_one_machine_share_its_cores_unless_the_number_was_chosen(monkeypatch):
+    monkeypatch.setattr(threads_module, "_chosen", [])
+    monkeypatch.setattr(threads_module, "default_count", lambda: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 8)
+    monkeypatch.delenv("ADJOINT_THREADS", raising=False)
+    threads_module.share_cores(3)
+    assert thread_count() == 2
+    threads_module.share_cores(8)                                     # a number was chosen by now
+    assert thread_count() == 2
+    for setting in ("4", None):
+        threads_module._chosen.clear()
+        if setting:
+            monkeypatch.setenv("ADJOINT_THREADS", setting)
+        else:
+            monkeypatch.delenv("ADJOINT_THREADS")
+            monkeypatch.setattr(os, "cpu_count", lambda: 10_000)      # the launcher has given this process cores of its own
+        threads_module.share_cores(2)
+        assert thread_count() == 8
+    threads_module._publish()
