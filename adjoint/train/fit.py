@@ -79,6 +79,7 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
         array([[2.]], dtype=float32)
     """
     _check(data, epochs, validation, folder)
+    _check_parts(model, stop, snapshots)
     check_parts(loss, optimizer)
     model = with_arrays(model)
     batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
@@ -121,6 +122,18 @@ def _check(data: Arrays, epochs: int, validation: Arrays | None, folder: RunFold
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
         raise DataError(explain(f"fit: example {row} of x holds NaN or infinity.", remedy="Clean the data before training."))
+
+
+def _check_parts(model: Any, stop: Any, snapshots: Any) -> None:
+    if isinstance(model, type):
+        raise ConfigError(explain(f"fit: model is the class {model.__name__}, expected a model.",
+                                  remedy=f"Make one, with its sizes: {model.__name__}(...)."))
+    if not (stop is None or callable(stop)):
+        raise ConfigError(explain(f"fit: stop is {stop!r:.80}, expected a function of the history.",
+                                  remedy="For instance stop=train.EarlyStopping(patience=3)."))
+    if not isinstance(snapshots, Snapshots | None):
+        raise ConfigError(explain(f"fit: snapshots is {type(snapshots).__name__}, expected Snapshots.",
+                                  remedy='Name their folder: snapshots=train.Snapshots("runs/snapshots").'))
 
 
 class _Run:

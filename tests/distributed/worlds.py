@@ -6,7 +6,6 @@ in NOTES, which conftest.py prints. Other runtimes: MPI_PYTHONS="/path/to/python
 package needs.
 """
 
-import atexit
 import contextlib
 import ctypes
 import functools
@@ -91,19 +90,12 @@ every_runtime = pytest.mark.parametrize("runtime", _parameters(RUNTIMES))
 one_runtime = pytest.mark.parametrize("runtime", _parameters(RUNTIMES[:1]))         # for what does not depend on it
 
 
-@functools.lru_cache(1)
-def _byte_code():
-    folder = tempfile.mkdtemp(prefix="adjoint-test-pycache-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def environment(**more):
     """One thread a rank, this tree's package, byte code as an installed package has it."""
     found = {**os.environ, "PYTHONPATH": str(ROOT), "ADJOINT_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
              "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **more}
     if found.pop("PYTHONDONTWRITEBYTECODE", None):
-        found["PYTHONPYCACHEPREFIX"] = _byte_code()
+        found["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cache" / "byte_code")
     return found
 
 

@@ -104,3 +104,11 @@ def test_a_world_started_again_reads_only_what_its_own_launch_has_written(tmp_pa
     assert train.Snapshots(tmp_path).load().counter("step") == 9         # the user asks to go on with an earlier run
     monkeypatch.setenv("ADJOINT_GENERATION", "1")
     assert train.Snapshots(tmp_path).load() is None                      # a rank has died before it could forget that run
+
+
+def test_what_fit_cannot_use_is_said():
+    with pytest.raises(ConfigError, match="snapshots is str, expected Snapshots"):
+        fitted(snapshots="runs")
+    for model, stop, problem in ((nn.Linear, None, "model is the class Linear"), (nn.Sequential(), 3, "stop is 3, expected a function")):
+        with pytest.raises(ConfigError, match=problem):
+            train.fit(model, (X, Y), optimizer=optim.adam(1e-2), epochs=1, stop=stop)
