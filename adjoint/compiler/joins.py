@@ -17,6 +17,7 @@ from ..core.graph import Atom, Graph, Node, Var
 from ..core.primitive import TABLE
 from ..primitives.structure import outside_slice
 from .hoist import broadcast_scalar
+from .regions import by_regions
 
 SHORTEST_ROW = 32        # elements that follow each other at a place, below which a kernel rather stores its values densely
 
@@ -53,6 +54,10 @@ def _terms(node: Node, maker: dict, inner: set[Node]) -> list[Atom]:
 def _joined(node: Node, terms: list[Atom], maker: dict, count: Counter) -> list[Node]:
     """The nodes in the place of a sum, some of whose terms are parts of one array; none if there is nothing to join."""
     found, terms = _added_in_place(node, terms, maker, count)
+    alone = [_part(maker.get(a), maker) if count[a] == 1 and a.aval.shape == node.outs[0].aval.shape else None for a in terms]
+    regions = by_regions(node, terms, alone, maker, count)
+    if regions:
+        return found + regions
     parts: dict[int, list[tuple[int, int, Atom]]] = {}
     rest = []
     for a in terms:
@@ -99,9 +104,11 @@ def _added_in_place(node: Node, terms: list[Atom], maker: dict, count: Counter) 
             rest.append(a)
             continue
         before, value, out = maker[rest[first[bounds]]], Var(placed.inputs[1].aval), Var(a.aval)
+        count[value] = count[out] = 1
+        maker[value] = Node(node.primitive, (before.inputs[1], placed.inputs[1]), (value,), {}, where=node.where)
         maker[out] = Node(placed.primitive, (placed.inputs[0], value), (out,), placed.params, where=placed.where)
         found = [n for n in found if n is not before]
-        found += [Node(node.primitive, (before.inputs[1], placed.inputs[1]), (value,), {}, where=node.where), maker[out]]
+        found += [maker[value], maker[out]]
         rest[first[bounds]] = out
     return found, rest
 

@@ -39,7 +39,7 @@ def simplify(graph: Graph, done: dict[int, Graph] | None = None) -> Graph:
                 known[id(body)] = body
             return body
         graph = inside(around_loops(drop_unused(inside(graph, once))), once)
-    for one_pass in (identities, share, fold_scalars, plain_scale, identities, early_masks, sink, share, join_parts, look_ups,
+    for one_pass in (identities, share, fold_scalars, plain_scale, identities, early_masks, sink, share, drop_unused, join_parts, look_ups,
                      swap_products, share, drop_unused):
         graph = one_pass(graph)
     return graph

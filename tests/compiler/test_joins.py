@@ -7,7 +7,7 @@ import pytest
 from programs import reference_outputs
 
 import adjoint as ad
-from adjoint.compiler import joins
+from adjoint.compiler import joins, regions
 from adjoint.primitives.structure import outside_slice
 
 
@@ -73,8 +73,9 @@ def test_gradients_are_exact(case, dtype, rng: np.random.Generator, monkeypatch:
         for a, b in zip(expected, found, strict=True):
             np.testing.assert_array_equal(a, b, strict=isinstance(a, np.ndarray))
     if x.size <= 1000:
-        for row in (1, 1000):                               # everything where it belongs, and only what lies in one piece
+        for row, small in ((1, 0), (1, 1000), (1000, 1000)):         # by regions; where it belongs; only what lies in one piece
             monkeypatch.setattr(joins, "SHORTEST_ROW", row)
+            monkeypatch.setattr(regions, "SMALL", small)
             for a, b in zip(expected, reference_outputs(both, [x]), strict=True):
                 np.testing.assert_array_equal(a, b)
 
@@ -90,13 +91,72 @@ def test_batches_and_loops(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(ad.compile(function)(x), function(x))
 
 
-def test_only_the_borders_are_filled() -> None:
-    """The gradient of neighbours' coupling: one kernel of the pieces, one zero beside each, one kernel of the sum."""
-    compiled = ad.compile(ad.grad(lambda x: rosenbrock(x) + np.exp(x).sum()))
+def coupled(x):
+    """Neighbours meet in functions that are not computed twice."""
+    inner = x[1:] * x[:-1] - np.sin(x[:-1])
+    return (inner * inner).sum() + np.exp(-x * x).sum()
+
+
+def kernels_and_temporaries(function) -> tuple[list[str], list[int]]:
+    """The kinds of the gradient's kernels at 1,000 variables, and the sizes of what it stores on the way."""
+    compiled = ad.compile(ad.grad(function))
     compiled(np.ones(1000))
-    assert [line.split()[0].split("_")[0] for line in compiled.kernels()] == ["map", "copy", "copy", "map"]
     sizes = [b.size for b in compiled.programs[-1].native.built.program.buffers if b.role == "arena"]
-    assert sizes == [1000, 1000]                            # nothing but the two arrays that are added
+    return [line.split()[0].split("_")[0] for line in compiled.kernels()], sizes
+
+
+def test_what_is_cheap_is_computed_by_regions() -> None:
+    """One kernel at the first element and the last, one between, nothing stored on the way; the roots of `lengths` are stored once."""
+    lengths = lambda x: np.sqrt(1.0 + (x[1:] - x[:-1]) ** 2).sum()
+    assert kernels_and_temporaries(rosenbrock) == (["map", "map"], []) or kernels_and_temporaries(rosenbrock) == (["map"] * 3, [])
+    kernels, sizes = kernels_and_temporaries(lengths)
+    assert set(kernels) == {"map"} and sizes == [999]
+
+
+def test_only_the_borders_are_filled() -> None:
+    """The gradient of a dear coupling: one kernel of the pieces, one zero beside each, one kernel of the sum."""
+    assert kernels_and_temporaries(coupled) == (["map", "copy", "copy", "map"], [1000, 1000])
+
+
+def test_what_others_need_too_is_stored_once(rng: np.random.Generator) -> None:
+    """Value and gradient share the differences."""
+    x = rng.standard_normal(500)
+    function = ad.value_and_grad(lambda x: (rosenbrock(x), x[1:] * x[:-1]), has_aux=True)
+    flat = lambda x: [function(x)[0][0], function(x)[0][1], function(x)[1]]
+    for a, b in zip(flat(x), ad.compile(flat)(x), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12)
+
+
+def random_coupling(rng: np.random.Generator, n: int):
+    """A sum over pairs of slices of one width, in an array of n elements or in the rows or columns of a table."""
+    pairs = []
+    for _ in range(rng.integers(1, 5)):
+        width = int(rng.integers(1, n))
+        pairs.append((width, *rng.integers(0, n - width + 1, 2).tolist(), int(rng.integers(0, 5)), int(rng.integers(0, 2))))
+    whole = bool(rng.integers(0, 2))
+
+    def function(x):
+        total = (x * x * x).sum() if whole else 0.0
+        for width, i, j, kind, axis in pairs:
+            place = (lambda k, axis=axis, width=width: (slice(None),) * min(axis, x.ndim - 1) + (slice(k, k + width),))
+            a, b = x[place(i)], x[place(j)]
+            total = total + (a * b, np.maximum(a, b) * a, (a - b * b) ** 2, np.where(a > b, a * a, b), np.absolute(a) * b)[kind].sum()
+        return total
+    return function
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_random_couplings_are_exact(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 30))
+    shape = (n,) if seed % 2 else (n, n)
+    x, function = rng.integers(-3, 4, shape).astype(float), random_coupling(rng, n)
+    both = lambda x: list(ad.value_and_grad(function)(x))
+    expected = both(x)
+    monkeypatch.setattr(regions, "SMALL", 0 if seed % 3 else 1000)
+    for found in (ad.compile(both)(x), reference_outputs(both, [x])):
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("shape", "bounds"), [
