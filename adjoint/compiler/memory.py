@@ -6,6 +6,7 @@ pipeline.py.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -48,17 +49,17 @@ def has_check(step: Kernel | Contraction | Convolution) -> bool:
 
 def arrange(sizes: dict[int, int], ranges: dict[int, tuple[int, int]]) -> tuple[dict[int, int], int]:
     """Offsets of the buffers (bytes, by number) and the arena's size: largest first, each at the lowest place free over its life."""
-    placed: list[tuple[int, int, int, int]] = []                    # (begin, end, first, last)
+    placed: list[tuple[int, int, int, int]] = []                    # (begin, end, first, last), in order
     offsets: dict[int, int] = {}
     for b in sorted(sizes, key=lambda b: (-sizes[b], b)):
         size = -(-max(sizes[b], 1) // ALIGNMENT) * ALIGNMENT
         first, last = ranges.get(b, (0, 0))
         at = 0
-        for begin, end, f, l in sorted(placed):
+        for begin, end, f, l in placed:
             if f <= last and first <= l and begin < at + size and at < end:
                 at = end
         offsets[b] = at
-        placed.append((at, at + size, first, last))
+        insort(placed, (at, at + size, first, last))
     return offsets, max((end for _, end, _, _ in placed), default=0)
 
 
