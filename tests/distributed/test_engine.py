@@ -78,6 +78,36 @@ def test_micro_batches_are_added_up_before_ranks_speak(compiled):
         assert rounds == run_threads(2, lambda c: (steps(c, compiled=compiled), c.counts.rounds)[1], seconds=60)[0]
 
 
+class Idle(nn.Module):
+    """A network with a layer that the loss never sees."""
+
+    used: nn.Linear
+    idle: nn.Linear
+
+    def __call__(self, x):
+        return self.used(x)
+
+
+@pytest.mark.parametrize("rule", [optim.adam(1e-2), optim.chain(optim.clip_by_global_norm(0.05), optim.sgd(1.0))])
+def test_unused_parameters_stay_and_a_norm_is_that_of_the_sum_over_all_ranks(rule):
+    x, y = examples(20)
+
+    def train_on(c):
+        rng = np.random.default_rng(0)
+        model = Idle(*(nn.Linear(SIZES[0], SIZES[-1], rng=rng, dtype=np.float64) for _ in range(2)))
+        parallel = DataParallel(c, bucket_bytes=600)
+        step, state = parallel.make_step(nn.cross_entropy, rule), rule.init(model)
+        for _ in range(3):
+            model, state, _, norms, _ = step(model, state, *parallel.share(x, y))
+        return [a.copy() for a in flatten(model)[0]], [float(n) for n in norms]
+    alone, norms = train_on(Alone())
+    start = nn.Linear(SIZES[0], SIZES[-1], rng=np.random.default_rng(0), dtype=np.float64).weight
+    assert norms[2:] == [0.0, 0.0] and np.linalg.norm(norms) > 0.05 and not np.array_equal(alone[0], start)
+    for parameters, found in run_threads(3, train_on, seconds=60):
+        assert all(np.abs(a - b).max() < 1e-10 for a, b in zip(parameters, alone, strict=True))
+        assert found == pytest.approx(norms, abs=1e-10)
+
+
 def test_a_failure_in_the_thread_is_raised_in_the_main_one_with_the_name_of_its_bucket():
     def program(c):
         named = rf"rank {c.rank} of 2, all_reduce of bucket 2 of 4 \(layers\.2\.bias\.\.layers\.4\.weight\): the cable is broken"
