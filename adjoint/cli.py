@@ -233,7 +233,7 @@ def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_
     if profile and measured is None:
         raise ConfigError(explain(f"{profile} is no profile.", where="", remedy="Measure one: mpiexec -n 4 adjoint probe."))
     links = measured.links() if measured else links_of(link)
-    click.echo(planned(counts, work, links, every_strategy=every_strategy))
+    click.echo(planned(counts, work, links, every_strategy=every_strategy, **({"costs": measured.costs()} if measured else {})))
     if svg:
         title = f"{volume(work.size)} of gradients, {duration_of(work.compute)} of compute"
         svg.write_text(drawing(work, title, LINKS | ({"measured here": links} if measured else {})), encoding="utf-8")

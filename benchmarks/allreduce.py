@@ -102,7 +102,6 @@ def mpi_rank(options: argparse.Namespace) -> None:
 
     from adjoint.distributed import world
     from adjoint.distributed.collectives import all_reduce_in_place
-    from adjoint.distributed.planner import COSTS
     from adjoint.distributed.probe import probe
     communicator, own = world(), MPI.COMM_WORLD
     buffer = np.ones(int(options.size) // 4, np.float32)
@@ -115,8 +114,8 @@ def mpi_rank(options: argparse.Namespace) -> None:
              "theirs": lambda: own.Allreduce(MPI.IN_PLACE, buffer)}
     found = in_turns(calls, buffer, communicator.rank, communicator.size, slowest, options.calls)
     if options.plan:
-        links = probe(communicator, seconds=3.0, keep=False).links()
-        found["planned"] = [COSTS["ring"](communicator.size, options.size, links)]
+        profile = probe(communicator, seconds=3.0, keep=False)
+        found["planned"] = [profile.costs()["ring"](communicator.size, options.size, profile.links())]
     if communicator.rank == 0:
         print(json.dumps({"version": communicator.kind, **found}), flush=True)
 
@@ -173,18 +172,19 @@ def measure(worlds: list[World], options: argparse.Namespace) -> list[dict[str, 
     """A row for each contestant: runtime, name, median, minimum; ours has one row for each runtime."""
     seconds: dict[tuple[str, str], list[float]] = {}
     versions: dict[str, str] = {}
-    planned: dict[str, float] = {}
+    planned: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         for world in worlds:
             found = run(world, options)
             if found is None:
                 continue
             versions[world.runtime] = found.pop("version")
-            planned[world.runtime] = (found.pop("planned", None) or [planned.get(world.runtime, 0.0)])[0]
+            planned.setdefault(world.runtime, []).extend(found.pop("planned", []))
             for name, each in found.items():
                 seconds.setdefault((world.runtime, world.contestant if name == "theirs" else name), []).extend(each)
     return [{"runtime": runtime, "version": versions[runtime], "contestant": name, "median": statistics.median(each), "minimum": min(each),
-             "calls": len(each), "planned": planned.get(runtime) if name == OURS else None} for (runtime, name), each in seconds.items()]
+             "calls": len(each), "planned": statistics.median(planned[runtime]) if name == OURS and planned[runtime] else None}
+            for (runtime, name), each in seconds.items()]
 
 
 def show(rows: list[dict[str, Any]], ranks: int, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -141,7 +141,6 @@ def rank(options: argparse.Namespace) -> None:
     """Probe, then every all-reduce by turns; rank 0 prints what all have found."""
     from adjoint.distributed import ALGORITHMS, world
     from adjoint.distributed.collectives import all_reduce_in_place
-    from adjoint.distributed.planner import COSTS
     from adjoint.distributed.probe import described, probe, slowest
     communicator = world()
     profile = probe(communicator, seconds=options.seconds)
@@ -162,9 +161,8 @@ def rank(options: argparse.Namespace) -> None:
             entry["counters"] = gathered(communicator, (communicator.counts.bytes_sent - counts, sent, received))
             entry["seconds"].append(slowest(communicator, mine))
     if communicator.rank == 0:
-        for name, entry in found.items():
-            if name in COSTS:
-                entry["planned"] = COSTS[name](options.ranks, options.size, profile.links())
+        for name, cost in profile.costs().items():
+            found[name]["planned"] = cost(options.ranks, options.size, profile.links())
         print(described(profile), file=sys.stderr)
         print(json.dumps({"mpi": profile.kind, "latency": profile.rounds.latency, "bandwidth": profile.rounds.bandwidth, "rows": found}))
 

@@ -7,6 +7,7 @@ May import: errors, collectives, profile, planner. Read next: planner.py.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ from .schedules import NOBODY
 from .simulator import Links
 
 LADDER = tuple(8 ** k for k in range(1, 9))                 # bytes of a message: 8 B to 16 MiB
-SIZES = tuple(2 ** k for k in (10, 13, 16, 19, 22))         # bytes of an all-reduce: 1 KiB to 4 MiB
+SIZES = tuple(2 ** k for k in (10, 13, 16, 19, 22, 25))     # bytes of an all-reduce: 1 KiB to 32 MiB
 BATCHES = 3                                                 # a time is the best of so many batches of calls
 MOST = 300                                                  # calls of a batch
 _RATE = 1e15                                                # bytes a second of what takes no time that can be seen
@@ -145,9 +146,21 @@ def _timings(communicator: Communicator, line: Line, seconds: float) -> dict[str
 
 
 def _copying(communicator: Communicator) -> float:
-    """Bytes a second of a copy, while all ranks copy; the slowest rank's."""
-    source, target = np.zeros(2 ** 20, np.float32), np.zeros(2 ** 20, np.float32)
-    return source.nbytes / timed(communicator, lambda: np.copyto(target, source), 0.05)
+    """Bytes a second of a copy in memory, while all ranks copy: the best of many parts on each, then the slowest rank's."""
+    source, target, best = np.zeros((16, 2 ** 20), np.float32), np.zeros((16, 2 ** 20), np.float32), math.inf
+    slowest(communicator, 0.0)
+    for part in range(48):
+        start = time.perf_counter()
+        target[part % 16] = source[part % 16]
+        best = min(best, time.perf_counter() - start)
+    return source[0].nbytes / slowest(communicator, best)
+
+
+def _adding(communicator: Communicator, size: int, copying: float, seconds: float) -> float:
+    """Bytes a second that are added up on arrival: what a round that combines takes longer than one that does not, both timed here.
+    Never faster than a copy, which reads and writes as much memory: the difference of two times is less sure than that."""
+    combining, plain = (timed(communicator, _round(communicator, size, combines), seconds / 2) for combines in (True, False))
+    return min(size / max(combining - plain, size / _RATE), copying)
 
 
 def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True) -> Profile:
@@ -166,21 +179,26 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
                                   remedy="Start more ranks: mpiexec -n 4 adjoint probe, or adjoint probe --threads 4."))
     names = host_names(communicator)
     copying = _copying(communicator)
-    ladder = _ladder(communicator, lambda size: _one_way(communicator, size), 0.2 * seconds)
-    plain = _ladder(communicator, lambda size: _round(communicator, size, False), 0.2 * seconds)
-    rounds = line_through(_large(plain))
-    size, without = plain[-1]
-    extra = timed(communicator, _round(communicator, size, True), 0.1 * seconds) - without
+    ladder = _ladder(communicator, lambda size: _one_way(communicator, size), 0.15 * seconds)
+    plain = _ladder(communicator, lambda size: _round(communicator, size, False), 0.15 * seconds)
+    rounds = _to_the_largest(plain)
+    adding = _adding(communicator, plain[-1][0], copying, 0.1 * seconds)
     timings = _timings(communicator, rounds, 0.4 * seconds)
     profile = Profile(VERSION, kind_of(communicator), [names.index(name) for name in names], ladder,
                       line_through([pair for pair in ladder if pair[0] <= EAGER] or ladder), line_through(_large(ladder)), rounds,
-                      min(size / extra, _RATE) if extra > 0 else _RATE, copying, timings)
+                      adding, copying, timings)
     path = file_of(profile.kind, names)
     if keep and communicator.rank == 0 and path is not None:
         save(profile, path)
     slowest(communicator, 0.0)                              # written before any rank looks for it
     forget(communicator)
     return profile
+
+
+def _to_the_largest(ladder: list[tuple[int, float]]) -> Line:
+    """The latency of the fit, and the bandwidth of the largest message: smaller ones may have stayed in the cache."""
+    (size, seconds), latency = ladder[-1], line_through(_large(ladder)).latency
+    return Line(latency, size / (seconds - latency)) if seconds > latency else line_through(_large(ladder))
 
 
 def _large(ladder: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -202,7 +220,7 @@ def described(profile: Profile) -> str:
     (microseconds) chosen: ring up to 8192 bytes, recursive_doubling up to 32768, halving_doubling up to 1048576, ring beyond
     """
     fit = lambda line: f"{line.latency * 1e6:.1f} us + size / {line.bandwidth / 1e9:.2f} GB/s"
-    rate = lambda value: "no cost" if value >= _RATE else f"{value / 1e9:.3g} GB/s"
+    rate = lambda value: f"{value / 1e9:.3g} GB/s"
     hosts = len(set(profile.hosts))
     sizes = sorted({size for pairs in profile.timings.values() for size, _ in pairs})
     lines = [f"{len(profile.hosts)} ranks on {hosts} host{'s' * (hosts > 1)}, {profile.kind}",

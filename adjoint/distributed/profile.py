@@ -1,11 +1,12 @@
 """Profile: what a world of ranks was measured to do, kept as one small file, and the best all-reduce for each message size from it.
 
 Invariant: all ranks of a world choose by one table, rank 0's; a file that cannot be understood is left aside with a warning, never trusted.
-May import: errors, train.files, compiler.cache, schedules, simulator, communicator. Read next: probe.py, which measures it.
+May import: errors, train.files, compiler.cache, planner, schedules, simulator, communicator. Read next: probe.py, which measures it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import socket
@@ -21,6 +22,7 @@ import numpy as np
 from ..compiler.cache import directory
 from ..train import files
 from .communicator import Communicator, Counts
+from .planner import COSTS, Cost
 from .schedules import NOBODY
 from .simulator import Links
 
@@ -67,6 +69,13 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         line = self.eager if size <= EAGER else self.rounds
         return Links(line.latency, line.bandwidth, self.adding)
 
+    def costs(self) -> dict[str, Cost]:
+        """Seconds of an all-reduce by name, as measured here: where all ranks are busy at once, and where a server takes one at a time.
+        (The links that a cost is given are not looked at.)"""
+        one_by_one = Links(self.rendezvous.latency, self.rendezvous.bandwidth, self.copying)
+        return {name: functools.partial(_measured, cost, one_by_one if name == "parameter_server" else self.links())
+                for name, cost in COSTS.items()}
+
     def table(self) -> Table:
         """The fastest algorithm around every measured size; from one size to the next the border is their geometric mean, and far beyond
         the last, if that is not a large one, DEFAULT holds.
@@ -86,6 +95,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             made.append((limit, name))
         reached = made[-1][0] if made else 0
         return (*made, *((limit, name) for limit, name in DEFAULT if limit > reached))
+
+
+def _measured(cost: Cost, links: Links, n: int, size: float, _: Links) -> float:
+    return cost(n, size, links)
 
 
 def file_of(kind: str, names: Sequence[bytes]) -> Path | None:

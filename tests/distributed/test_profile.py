@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from adjoint.distributed import Alone, run_threads
+from adjoint.distributed import Alone, Links, run_threads
 from adjoint.distributed.collectives import all_reduce_in_place
 from adjoint.distributed.probe import line_through, probe, timed
 from adjoint.distributed.profile import DEFAULT, VERSION, Line, Profile, agreed, chosen, file_of, forget, host_names, load, save
@@ -100,6 +100,13 @@ def test_lines_and_times():
     assert line_through([(8, 1e-6), (4096, 0.9e-6)]).bandwidth == 1e15
     clock = []
     assert timed(Alone(), lambda: clock.append(1), 0.01) < 1e-3 and len(clock) > 100
+
+
+def test_costs_are_those_of_the_lines_that_were_measured():
+    profile = Profile(VERSION, "threads", [0, 0], [], LINE, Line(2e-6, 2e9), Line(1e-6, 1e9), 4e9, 8e9, {})
+    costs, elsewhere = profile.costs(), Links(1.0, 1.0)
+    assert costs["ring"](2, 8e6, elsewhere) == pytest.approx(2 * (1e-6 + 4e6 / 1e9) + 4e6 / 4e9)
+    assert costs["parameter_server"](2, 8e6, elsewhere) == pytest.approx(2 * (2e-6 + 8e6 / 2e9) + 8e6 / 8e9)
 
 
 def test_bad_worlds():
