@@ -185,7 +185,7 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
     adding = _adding(communicator, plain[-1][0], copying, 0.1 * seconds)
     timings = _timings(communicator, rounds, 0.4 * seconds)
     profile = Profile(VERSION, kind_of(communicator), [names.index(name) for name in names], ladder,
-                      line_through([pair for pair in ladder if pair[0] <= EAGER] or ladder), line_through(_large(ladder)), rounds,
+                      line_through([pair for pair in ladder if pair[0] <= EAGER] or ladder), _to_the_largest(ladder), rounds,
                       adding, copying, timings)
     path = file_of(profile.kind, names)
     if keep and communicator.rank == 0 and path is not None:
