@@ -3,7 +3,8 @@
 Eight workers sleep for exponential times (the same seeded draws for every policy), and give a gradient of 40 kB to a parameter server that
 waits for 8, 7 or 6 of them, with and without cancelling the others; then eight ranks do the same around a ring all-reduce. For each: the
 mean step over the mean compute time, the order statistic of the very draws, and its expectation. Only sleeping and waiting is measured: no
-processor is shared. Options: --mpi (processes under mpiexec; else threads), --steps N, --mean MILLISECONDS, --seed N.
+processor is shared. Options: --mpi (processes under mpiexec; else threads), --steps N, --mean MILLISECONDS, --seed N,
+--only TEXT (rows whose name contains it).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Policy(NamedTuple):
     cancel: bool = True
     ring: bool = False
 
-    def realized(self, draws: np.ndarray) -> float:
-        """The mean duration of steps with these compute times, if nothing else took time."""
-        return float(stragglers.waits(draws, self.wait_for, cancel=self.cancel).mean())
+    def waits(self, draws: np.ndarray) -> np.ndarray:
+        """Durations of the counted steps with these compute times, if nothing else took time."""
+        return stragglers.waits(draws, self.wait_for, cancel=self.cancel)[1:]
 
     def expected(self) -> float | None:
         """In units of the mean compute time; None where there is no formula."""
@@ -48,19 +49,19 @@ POLICIES = (Policy("all 8", 8), Policy("7 of 8", 7), Policy("6 of 8", 6), Policy
             Policy("7 of 8, late work not cancelled", 7, cancel=False), Policy("6 of 8, late work not cancelled", 6, cancel=False))
 
 
-def serve(communicator: Any, policy: Policy, steps: int) -> float:
-    """Rank 0: seconds of so many updates."""
+def serve(communicator: Any, policy: Policy, steps: int) -> np.ndarray:
+    """Rank 0: seconds of each of so many updates but the first, from one update's last gradient to the next one's."""
     server = Server(communicator, range(1, WORKERS + 1), wait_for=policy.wait_for, cancel=policy.cancel)
     weights = np.zeros(SIZE, np.float32)
-    began = time.perf_counter()
+    times = []
     for _ in range(steps):
         answers = server.gradients()
+        times.append(time.perf_counter())
         weights -= sum(taken(message, [weights])[0] for _, message in answers.values()) / len(answers)
         server.publish(joined([weights]), list(answers), loss=0.0, finite=True)
-    seconds = time.perf_counter() - began
     server.settle(joined([weights]), loss=0.0)
     assert (weights == -steps).all()                        # each update is the mean of gradients that are 1
-    return seconds
+    return np.diff(times)
 
 
 def work(communicator: Any, policy: Policy, draws: np.ndarray) -> None:
@@ -77,43 +78,43 @@ def work(communicator: Any, policy: Policy, draws: np.ndarray) -> None:
     worker.settle()
 
 
-def around_a_ring(communicator: Any, draws: np.ndarray) -> float:
-    """A rank of the ring: seconds of as many steps as there are draws."""
-    gradient = np.ones(SIZE, np.float32)
-    all_reduce_in_place(np.ones(1, np.float32), communicator)                # begin together
-    began = time.perf_counter()
+def around_a_ring(communicator: Any, draws: np.ndarray) -> np.ndarray:
+    """A rank of the ring: seconds of each of as many steps as there are draws, but the first."""
+    gradient, times = np.ones(SIZE, np.float32), []
     for row in draws:
         time.sleep(row[communicator.rank])
         all_reduce_in_place(gradient, communicator, algorithm="ring")
         gradient /= WORKERS
-    return time.perf_counter() - began
+        times.append(time.perf_counter())
+    return np.diff(times)
 
 
-def program(communicator: Any, policy: Policy, draws: np.ndarray) -> float:
-    """Seconds of the steps, on rank 0."""
+def program(communicator: Any, policy: Policy, draws: np.ndarray) -> np.ndarray:
+    """Seconds of the steps; none on a worker of a server."""
     if policy.ring:
         return around_a_ring(communicator, draws)
     if communicator.rank == 0:
         return serve(communicator, policy, len(draws))
     work(communicator, policy, draws)
-    return 0.0
+    return np.empty(0)
 
 
 def draws_of(steps: int, mean: float, seed: int) -> np.ndarray:
-    """Compute times [steps, workers] in seconds."""
-    return np.random.default_rng(seed).exponential(mean, (steps, WORKERS))
+    """Compute times [steps + 1, workers] in seconds; the first step, at whose beginning ranks are not yet there, is not counted."""
+    return np.random.default_rng(seed).exponential(mean, (steps + 1, WORKERS))
 
 
-def in_threads(policy: Policy, draws: np.ndarray) -> float:
+def in_threads(policy: Policy, draws: np.ndarray) -> np.ndarray:
     """Seconds of the steps, with ranks that are threads of this process."""
     return run_threads(WORKERS + (not policy.ring), lambda c: program(c, policy, draws), seconds=60)[0]
 
 
-def under_mpi(policy: Policy, draws: np.ndarray, options: list[str]) -> float:
+def under_mpi(policy: Policy, draws: np.ndarray, options: list[str]) -> np.ndarray:
     """The same with processes: this module again, under mpiexec."""
     command = [mpiexec(), "-n", str(WORKERS + (not policy.ring)), sys.executable, "-m", __spec__.name, "--rank-of", policy.name, *options]
-    seconds = 60 + 5 * len(draws) * draws.mean() * 5
-    return float(subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout)
+    seconds = 60 + 25 * len(draws) * draws.mean()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
+    return np.array(done.stdout.split(), np.float64)
 
 
 class Row(NamedTuple):
@@ -132,10 +133,10 @@ class Row(NamedTuple):
         return lawful and abs(self.measured / self.realized - 1) <= LATENESS
 
 
-def row_of(policy: Policy, draws: np.ndarray, mean: float, run: Callable[[Policy, np.ndarray], float]) -> Row:
+def row_of(policy: Policy, draws: np.ndarray, mean: float, run: Callable[[Policy, np.ndarray], np.ndarray]) -> Row:
     """Run a policy and compare."""
-    sigma = float(np.sqrt(stragglers.variance_of_wait(WORKERS, policy.wait_for) / len(draws)))
-    return Row(policy, run(policy, draws) / len(draws) / mean, policy.realized(draws) / mean, policy.expected(), sigma)
+    sigma = float(np.sqrt(stragglers.variance_of_wait(WORKERS, policy.wait_for) / (len(draws) - 1)))
+    return Row(policy, float(run(policy, draws).mean()) / mean, float(policy.waits(draws).mean()) / mean, policy.expected(), sigma)
 
 
 def main() -> None:
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--mean", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="")
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
     draws = draws_of(given.steps, given.mean / 1000, given.seed)
@@ -153,12 +155,12 @@ def main() -> None:
         policy, communicator = next(p for p in POLICIES if p.name == given.rank_of), world()
         seconds = program(communicator, policy, draws)
         if communicator.rank == 0:
-            print(seconds, flush=True)
+            print(*seconds, flush=True)
         return
     print(f"{WORKERS} workers, {given.steps} steps, compute slept, mean {given.mean:g} ms, {'MPI processes' if given.mpi else 'threads'}; "
           "steps in units of the mean")
     print(f"{'waits for':34} measured  of the draws  ratio  law (sigma)")
-    for policy in POLICIES:
+    for policy in (policy for policy in POLICIES if given.only in policy.name):
         row = row_of(policy, draws, given.mean / 1000, (lambda p, d: under_mpi(p, d, options)) if given.mpi else in_threads)
         law = "-" if row.expected is None else f"{row.expected:.3f} ({(row.realized - row.expected) / row.sigma:+.1f})"
         print(f"{policy.name:34} {row.measured:8.3f}  {row.realized:12.3f}  {row.measured / row.realized:5.3f}  {law:14}"

@@ -48,7 +48,11 @@ class Communicator(Protocol):
         ...
 
     def post(self, sent: np.ndarray, to: int) -> None:
-        """Send a copy of an array and wait for nobody; the receiver takes it by `exchange`."""
+        """Send a copy of an array and wait for nobody; the receiver takes it by `collect`."""
+        ...
+
+    def collect(self, source: int) -> np.ndarray:
+        """The bytes of the next letter of a rank, however many; waits until it is there."""
         ...
 
     def flush(self) -> None:
@@ -57,7 +61,7 @@ class Communicator(Protocol):
 
     def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:
         """Wait until a message of one of these ranks is there: its rank; None after `seconds` (None: CommunicationError after the
-        communicator's own limit). `exchange` then receives it without waiting."""
+        communicator's own limit). `collect` then takes it without waiting."""
         ...
 
     def watching(self, source: int, callback: Callable[[], None]) -> AbstractContextManager[None]:
@@ -82,6 +86,9 @@ class Alone:
 
     def post(self, sent: np.ndarray, to: int) -> None:
         raise self._nobody(to)
+
+    def collect(self, source: int) -> np.ndarray:
+        raise self._nobody(source)
 
     def flush(self) -> None:
         return None

@@ -29,17 +29,38 @@ class Mail:
 
     _comm: Any
     _all_done: Callable[[list], bool]
+    _wait: Callable[[list, int], None]
     rank: int
     size: int
     seconds: float
     counts: Counts
 
+    def _prepare_mail(self, mpi: Any) -> None:
+        """Before the first letter: none is under way. (requests, copy) of each that is; where MPI says how long one is that arrives."""
+        self._letters: list[tuple[list, np.ndarray]] = []
+        self._envelope = mpi.Status()
+
     def post(self, sent: np.ndarray, to: int) -> None:
         """Begin to send a copy."""
         copy = np.array(sent)
-        self._letters().append(([self._comm.Isend(piece, to) for piece in pieces(copy)], copy))
+        parts = pieces(copy)
+        parts += [parts[-1][:0]] if parts[-1].size == PIECE else []         # a piece that is not full is the last
+        self._letters.append(([self._comm.Isend(piece, to) for piece in parts], copy))
         self._progress()
         self.counts.note(sent, to, None)
+
+    def collect(self, source: int) -> np.ndarray:
+        """Ask for the size of each piece, then receive it."""
+        parts: list[np.ndarray] = []
+        while not parts or parts[-1].size == PIECE:
+            if not self._comm.Iprobe(source, status=self._envelope):
+                self.arrived((source,))
+                continue
+            parts.append(np.empty(self._envelope.Get_count(), np.uint8))
+            self._wait([self._comm.Irecv(parts[-1], source)], source)
+        message = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self.counts.note(None, source, message)
+        return message
 
     def flush(self) -> None:
         """Wait until every letter has left."""
@@ -88,15 +109,10 @@ class Mail:
             ended.set()
             watcher.join()
 
-    def _letters(self) -> list:
-        """The letters under way: (requests, copy)."""
-        return self.__dict__.setdefault("_under_way", [])
-
     def _progress(self) -> bool:
         """Forget letters that have left; whether there are others."""
-        letters = self._letters()
-        letters[:] = [letter for letter in letters if not self._all_done(letter[0])]
-        return bool(letters)
+        self._letters = [letter for letter in self._letters if not self._all_done(letter[0])]
+        return bool(self._letters)
 
 
 def pieces(array: np.ndarray) -> list[np.ndarray]:

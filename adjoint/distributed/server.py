@@ -14,23 +14,24 @@ import numpy as np
 
 from ..errors import CommunicationError, explain
 from .communicator import Communicator
-from .schedules import NOBODY
 
 MODEL, FINAL, LATE, GRADIENT, ABANDONED, ENDED, CHOSEN = range(1, 8)       # kinds of messages
 
 
 class Note(NamedTuple):
     """What every message begins with. kind; step: the number of this answer among its worker's; version: of the model that is sent or
-    answered; size: bytes that follow; signal: of a rank that was asked to end, or 0; loss: sum over examples; finite: 0 or 1."""
+    answered; signal: of a rank that was asked to end, or 0; loss: sum over examples; finite: 0 or 1."""
 
     kind: int
     step: int = 0
     version: int = 0
-    size: int = 0
     signal: int = 0
     loss: float = 0.0
     examples: float = 0.0
     finite: float = 1.0
+
+
+HEAD = 8 * len(Note._fields)
 
 
 class Answer(NamedTuple):
@@ -42,21 +43,15 @@ class Answer(NamedTuple):
 
 def send(communicator: Communicator, to: int, note: Note, message: np.ndarray | None = None) -> None:
     """Post a note, and what follows it."""
-    size = 0 if message is None else message.size
-    communicator.post(np.array(note._replace(size=size), np.float64), to)
-    if size:
-        communicator.post(message, to)
+    head = np.array(note, np.float64).view(np.uint8)
+    communicator.post(head if message is None else np.concatenate((head, message)), to)
 
 
 def receive(communicator: Communicator, source: int) -> Answer:
     """The next message of a rank."""
-    head = np.empty(len(Note._fields))
-    communicator.exchange(None, NOBODY, head, source)
-    note = Note(*map(int, head[:5]), *map(float, head[5:]))
-    message = np.empty(note.size, np.uint8)
-    if note.size:
-        communicator.exchange(None, NOBODY, message, source)
-    return Answer(note, message)
+    letter = communicator.collect(source)
+    head = letter[:HEAD].view(np.float64)
+    return Answer(Note(*map(int, head[:4]), *map(float, head[4:])), letter[HEAD:])
 
 
 class Server:
@@ -149,7 +144,7 @@ class Server:
     def publish(self, message: np.ndarray, used: Sequence[int], *, loss: float, finite: bool) -> None:
         """A new version: send it to every worker that waits and may go on. message: what workers get; used: whose gradients are in it."""
         self.version += 1
-        self._model = Note(MODEL, 0, self.version, 0, self.signal, loss, 1.0, float(finite)), message
+        self._model = Note(MODEL, 0, self.version, self.signal, loss, 1.0, float(finite)), message
         for worker in used:
             self.used.add(worker)
             self.clocks[worker] += 1

@@ -8,7 +8,6 @@ import numpy as np
 
 from adjoint import nn, optim, train
 from adjoint.distributed import ParameterServer, all_reduce_in_place, world
-from adjoint.distributed.schedules import NOBODY
 from adjoint.tree import flatten
 
 SIZES = (0, 1, 1000, 300_000)                   # elements: the last is larger than what MPI sends before it is asked for
@@ -26,9 +25,8 @@ def letters(c):
     while left:
         source = c.arrived(left)
         size = left[source].pop(0)
-        found = np.zeros(size)
-        c.exchange(None, NOBODY, found, source)
-        assert (found == source + size / 7).all()
+        found = c.collect(source).view(np.float64)
+        assert found.size == size and (found == source + size / 7).all()
         if not left[source]:
             del left[source]
     c.flush()
@@ -47,7 +45,7 @@ def watched(c):
     """A callback while this rank is busy; none after the context; at once if the letter was there."""
     if c.rank == 0:
         for _ in range(3):
-            c.exchange(None, NOBODY, np.zeros(1), c.arrived([1]))          # rank 1 asks for each
+            c.collect(1)                                        # rank 1 asks for each
             time.sleep(0.02)
             c.post(np.ones(1), 1)
         c.flush()
@@ -62,7 +60,7 @@ def watched(c):
                 if len(count) == 2:
                     break
                 time.sleep(0.005)
-        c.exchange(None, NOBODY, np.zeros(1), 0)
+        assert c.collect(0).size == 8
         with c.watching(0, lambda count=count: count.append(1)):
             pass
         assert len(count) == 2
