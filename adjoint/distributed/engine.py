@@ -103,7 +103,9 @@ class Engine:
 
     def start(self, what: str, function: Callable, *arguments: Any, failing: Callable[[], None] | None = None) -> Job:
         """Let the thread call function(*arguments) after all that was started before. failing: called in the thread if it fails."""
-        job = Job(what, function, arguments, failing)
+        return self._submit(Job(what, function, arguments, failing))
+
+    def _submit(self, job: Job) -> Job:
         if self.communicator.size == 1:
             job.run()
             return job
@@ -141,8 +143,8 @@ class Engine:
         more: what is added to result k first. If a sum fails, the call is cancelled.
         """
         signals.reset()
-        job = self.start("", lambda: self._sum_results(job, signals, name, before, more), failing=signals.cancel)
-        return job
+        job = Job("", lambda: self._sum_results(job, signals, name, before, more), (), signals.cancel)    # before the thread can ask for it
+        return self._submit(job)
 
     def _sum_results(self, job: Job, signals: Signals, name: Callable[[int], str], before: Callable | None,
                      more: Mapping[int, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import queue
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 import adjoint as ad
 from adjoint import nn, optim
+from adjoint.compiler.signals import Signals
 from adjoint.distributed import Alone, DataParallel, Links, agree, run_threads
 from adjoint.distributed.collectives import all_reduce_in_place
 from adjoint.distributed.engine import Abandoned, Engine, Job
@@ -239,3 +241,29 @@ def test_bad_options():
     for options in ({"accumulate": 0}, {"timeout": 0.0}, {"bucket_bytes": 0}, {"accumulate": 2, "exact_reduce": True}):
         with pytest.raises(ConfigError, match="DataParallel: accumulate is"):
             DataParallel(Alone(), **options)
+
+
+class Late:
+    """A queue whose `put` returns long after the thread has taken the job."""
+
+    def __init__(self):
+        self.inner = queue.SimpleQueue()
+        self.get, self.empty = self.inner.get, self.inner.empty
+
+    def put(self, job):
+        self.inner.put(job)
+        time.sleep(0.05)
+
+
+def test_the_thread_may_begin_before_its_job_is_returned():
+    def program(c):
+        engine = Engine(c)
+        engine._jobs = Late()
+        signals = Signals()
+        double = ad.compile(lambda x: [2.0 * x], signals=signals)
+        job = engine.sum_results(signals, str)
+        found = double(np.full(3, c.rank + 1.0))
+        job.wait()
+        return found[0].copy()
+    for found in run_threads(2, program, seconds=20):
+        np.testing.assert_array_equal(found, 6.0)
