@@ -1,4 +1,4 @@
-"""What a collective costs inside compiled code, in microseconds of a call on 8 numbers, least of 50 rounds: `python -m benchmarks.call_back`.
+"""What a collective costs inside compiled code: microseconds of a call on 8 numbers, least of 50 rounds (`python -m benchmarks.call_back`).
 
 The wire is silent (rank 0 of 2, whose messages take no time), so what is left is the way there and back. The contestants alternate.
 """
