@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -158,9 +159,13 @@ def _copying(communicator: Communicator) -> float:
 
 def _adding(communicator: Communicator, size: int, copying: float, seconds: float) -> float:
     """Bytes a second that are added up on arrival: what a round that combines takes longer than one that does not, both timed here.
-    Never faster than a copy, which reads and writes as much memory: the difference of two times is less sure than that."""
+
+    The difference of two times is unsure, so it is kept between a copy's rate, which reads and writes as much memory, and half of it (less
+    where ranks share cores).
+    """
     combining, plain = (timed(communicator, _round(communicator, size, combines), seconds / 2) for combines in (True, False))
-    return min(size / max(combining - plain, size / _RATE), copying)
+    share = min(1.0, (os.cpu_count() or 1) / agreed(communicator).local)
+    return float(np.clip(size / max(combining - plain, size / _RATE), copying * share / 2, copying))
 
 
 def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True) -> Profile:
