@@ -2,8 +2,8 @@
 
 import numpy as np
 from test_split import STEPS, pair, trained, trained_split
-from test_stages import trained_in_stages
 from test_stages import trained as trained_whole
+from test_stages import trained_in_stages
 
 from adjoint import nn, optim
 from adjoint.distributed import world
