@@ -129,6 +129,9 @@ class DataParallel:
         >>> run_threads(2, lambda c: DataParallel(c).share(np.arange(5))[0])
         [array([0, 1]), array([2, 3, 4])]
         """
+        if not arrays or any(np.ndim(x) == 0 or len(x) != len(arrays[0]) for x in arrays):
+            raise ShapeError(explain(f"share: arrays of shapes {', '.join(str(np.shape(x)) for x in arrays) or 'none'}, expected as many "
+                                     "examples in each.", remedy="The first axis counts examples."))
         limits = bounds(len(arrays[0]), self.communicator.size)
         if limits[-1] < self.communicator.size:
             raise ShapeError(explain(f"a batch of {len(arrays[0])} examples cannot be shared by {self.communicator.size} ranks.",

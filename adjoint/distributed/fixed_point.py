@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import ConfigError, explain
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
 
@@ -28,6 +29,9 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
     >>> exact_sum([np.array([1e8, 1.0], np.float32), np.array([-1e8, 2.0], np.float32)], Alone(), 2)
     array([0., 3.], dtype=float32)
     """
+    if not 0 < len(parts) <= count:
+        raise ConfigError(explain(f"exact_sum: {len(parts)} parts on rank {communicator.rank}, {count} on all ranks together.",
+                                  remedy="Every rank gives at least one; count is the number of all."))
     with np.errstate(invalid="ignore", over="ignore"):
         largest = np.array([max([np.max(np.abs(x), initial=0.0) for x in parts], default=0.0)], np.float64)
         all_reduce_in_place(largest, communicator, combine=np.maximum)

@@ -79,7 +79,7 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
         array([[2.]], dtype=float32)
     """
     _check(data, epochs, validation, folder)
-    _check_parts(model, stop, snapshots)
+    _check_parts(model, stop, snapshots, parallel)
     check_parts(loss, optimizer)
     model = with_arrays(model)
     batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
@@ -124,7 +124,7 @@ def _check(data: Arrays, epochs: int, validation: Arrays | None, folder: RunFold
         raise DataError(explain(f"fit: example {row} of x holds NaN or infinity.", remedy="Clean the data before training."))
 
 
-def _check_parts(model: Any, stop: Any, snapshots: Any) -> None:
+def _check_parts(model: Any, stop: Any, snapshots: Any, parallel: Any) -> None:
     if isinstance(model, type):
         raise ConfigError(explain(f"fit: model is the class {model.__name__}, expected a model.",
                                   remedy=f"Make one, with its sizes: {model.__name__}(...)."))
@@ -134,6 +134,9 @@ def _check_parts(model: Any, stop: Any, snapshots: Any) -> None:
     if not isinstance(snapshots, Snapshots | None):
         raise ConfigError(explain(f"fit: snapshots is {type(snapshots).__name__}, expected Snapshots.",
                                   remedy='Name their folder: snapshots=train.Snapshots("runs/snapshots").'))
+    if parallel is not None and not hasattr(parallel, "make_step"):
+        raise ConfigError(explain(f"fit: parallel is {type(parallel).__name__}, expected how workers share a batch.",
+                                  remedy="For instance parallel=distributed.DataParallel(distributed.world())."))
 
 
 class _Run:

@@ -13,6 +13,7 @@ from adjoint.errors import CommunicationError, ConfigError, ShapeError
 from adjoint.tree import flatten
 
 BATCH = 24
+DATA = np.ones((BATCH, 6)), np.zeros(BATCH, np.int64)
 
 
 def network(dtype=np.float64, seed=0, p=0.0):
@@ -186,3 +187,18 @@ def test_fit_on_ranks_ends_as_fit_alone_and_resumes(n, tmp_path):
     for done in run_threads(n, lambda c: program(c, 4, True), seconds=30):
         assert done.steps == 20 and len(done.history) == 4
         assert all(a.tobytes() == b.tobytes() for a, b in zip(flatten(done.model)[0], flatten(whole[0].model)[0], strict=True))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda c: DataParallel(c).share(np.ones((6, 2)), np.ones(5)), ShapeError, r"share: arrays of shapes \(6, 2\), \(5,\)"),
+    (lambda c: DataParallel(c).share(), ShapeError, "share: arrays of shapes none"),
+    (lambda c: DataParallel(c).share(np.float64(3)), ShapeError, r"share: arrays of shapes \(\)"),
+    (lambda c: exact_sum([], c, 2), ConfigError, "exact_sum: 0 parts on rank 0, 2 on all ranks"),
+    (lambda c: exact_sum([np.full(2, 2.0 ** 60)] * 3, c, 2), ConfigError, "exact_sum: 3 parts on rank 0, 2 on all ranks"),
+    (lambda c: train.fit(network(), DATA, optimizer=optim.sgd(0.1), epochs=1, parallel=c), ConfigError, "parallel is Alone, expected how"),
+    (lambda c: train.fit(network(), DATA, optimizer=optim.sgd(0.1), epochs=1, parallel=True), ConfigError, "parallel is bool, expected"),
+])
+def test_what_does_not_belong_together_is_said(call, error, words):
+    with pytest.raises(error, match=words) as raised:
+        call(Alone())
+    assert "test_data_parallel.py:" in str(raised.value)
