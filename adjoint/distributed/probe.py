@@ -10,7 +10,9 @@ import functools
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -192,12 +194,20 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
     profile = Profile(VERSION, kind_of(communicator), [names.index(name) for name in names], ladder,
                       line_through([pair for pair in ladder if pair[0] <= EAGER] or ladder), _to_the_largest(ladder), rounds,
                       adding, copying, timings)
-    path = file_of(profile.kind, names)
-    if keep and communicator.rank == 0 and path is not None:
-        save(profile, path)
+    if keep and communicator.rank == 0:
+        _keep(profile, file_of(profile.kind, names))
     slowest(communicator, 0.0)                              # written before any rank looks for it
     forget(communicator)
     return profile
+
+
+def _keep(profile: Profile, path: Path | None) -> None:
+    """Save it where there is a place; one that cannot be written is a warning: the other ranks wait for this one."""
+    try:
+        if path is not None:
+            save(profile, path)
+    except OSError as error:
+        warnings.warn(f"the profile cannot be kept in {path}: {error.strerror}.", RuntimeWarning, stacklevel=3)
 
 
 def _to_the_largest(ladder: list[tuple[int, float]]) -> Line:

@@ -92,6 +92,13 @@ def test_the_probe_measures_keeps_and_is_used_from_then_on():
     assert profile.ladder[0][0] == 8 and profile.links(8).latency == profile.eager.latency
 
 
+def test_a_profile_that_cannot_be_kept_is_a_warning(folder, monkeypatch):
+    (folder / "file").write_text("")
+    monkeypatch.setenv("ADJOINT_CACHE_DIR", str(folder / "file"))
+    with pytest.warns(RuntimeWarning, match="is not used"), pytest.warns(RuntimeWarning, match="the profile cannot be kept"):
+        assert run_threads(2, lambda c: probe(c, seconds=0.1))[1].hosts == [0]
+
+
 def test_lines_and_times():
     exact = [(size, 2e-6 + size / 1e8) for size in (8, 64, 4096, 1 << 20)]
     line = line_through(exact)
