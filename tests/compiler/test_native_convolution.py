@@ -165,6 +165,19 @@ def parts_of(step):
     return [(STEP(code[each.function.name]), each.extent) for each in steps]
 
 
+LONG = [((1, 3, 3, 1, 1100), (1, 1, 1, 1100, 16)), ((1, 4, 3, 1, 700), (2, 2, 1, 700, 9)), ((2, 1, 1, 1, 1500), (1, 1, 1, 1500, 20)),
+        ((1, 40, 41, 1, 2), (3, 3, 1, 2, 5)), ((3, 26, 27, 1, 1), (4, 5, 1, 1, 3)), ((1, 5, 5, 1, 1030), (3, 3, 1, 1030, 1))]
+
+
+@pytest.mark.parametrize("x_shape, w_shape", LONG, ids=str)
+def test_long_sums_of_whole_numbers_are_exact(x_shape, w_shape, rng):
+    """Sums that are taken in several ranges, the last of them short: every term once, so every digit is right."""
+    x, w = (rng.integers(-3, 4, shape).astype(np.float64) for shape in (x_shape, w_shape))
+    both = lambda x, w: (lambda y, back: [y, *back(y)])(*vjp(lambda x, w: convolve(x, w, **options()), x, w))
+    for found, expected in zip(ad.compile(both)(x, w), both(x, w), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_between_convolutions_nothing_is_copied(rng):
     """Bias and ReLU are computed on the first convolution, which stores what the second one reads; other kernels lay out weights."""
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 9, 8), (20, 3, 3, 3), (20,), (5, 20, 2, 2))]
