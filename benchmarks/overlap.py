@@ -181,14 +181,22 @@ def plain_on(communicator: Any, size: int, rounds: int) -> list[float]:
     return seconds
 
 
+def hidden_on(communicator: Any, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the sums alone and beside slept compute; of so many numbers that alone they take COMMUNICATION."""
+    from adjoint.distributed.collectives import all_reduce_in_place
+    size = int(COMMUNICATION * PAYLOAD / 4)
+    for _ in range(2):                                          # once for what the first messages cost
+        slowest = all_reduce_in_place(np.array([statistics.median(plain_on(communicator, size, 3))]), communicator, combine=np.maximum)
+        size = int(size * COMMUNICATION / slowest[0])
+    return {"communication": plain_on(communicator, size, rounds), "together": slept_on(communicator, size, rounds)}
+
+
 def slept_over_threads(rounds: int) -> None:
     """Two ranks of one process over links that cost no processor time."""
     from adjoint.distributed import Links, run_threads
     from adjoint.distributed.linked import Linked
-    size = int(COMMUNICATION * PAYLOAD / 4)
-    program = lambda c: [measure(Linked(c, Links(0.0, PAYLOAD)), size, rounds) for measure in (plain_on, slept_on)]
-    alone, overlapped = run_threads(2, program)[0]
-    verdict("slept, simulated links", COMPUTE, statistics.median(alone), statistics.median(overlapped), 1.05, of="compute")
+    found = run_threads(2, lambda c: hidden_on(Linked(c, Links(0.0, PAYLOAD)), rounds))[0]
+    verdict("slept, simulated links", COMPUTE, *map(statistics.median, found.values()), 1.05, of="compute")
 
 
 def verdict(name: str, compute: float, communication: float, both: float, wanted: float, *, of: str) -> None:
@@ -199,8 +207,7 @@ def verdict(name: str, compute: float, communication: float, both: float, wanted
 
 def rank_slept(rounds: int) -> dict[str, Any]:
     from adjoint.distributed import world
-    communicator, size = world(), int(COMMUNICATION * PAYLOAD / 4)
-    return {"communication": plain_on(communicator, size, rounds), "together": slept_on(communicator, size, rounds)}
+    return hidden_on(world(), rounds)
 
 
 def rank_real(rounds: int) -> dict[str, Any]:
