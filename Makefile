@@ -1,5 +1,6 @@
 # make train   train a network on the digits inside the package        make test    run every test
 # make bench   measure against the peers                               make check   style, architecture, documents
+# make openmpi   the tests of many ranks under a second MPI, in an environment of its own beside .venv
 # make evidence   train every target of docs/evidence whose record is missing or old (data: ../shared/data, or ARGS="--data DIR")
 #
 # Needs Python 3.11 or newer, make, and a package index. Everything is installed into .venv here, nothing elsewhere.
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test check bench evidence clean
+.PHONY: train test openmpi check bench evidence clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/installed-cli
@@ -20,6 +21,10 @@ train: $(VENV)/installed-cli
 
 test: $(VENV)/installed-test
 	@$(BIN)/python -m pytest $(ARGS)
+
+openmpi: $(VENV)/installed-test
+	@$(MAKE) --no-print-directory VENV=$(VENV)-openmpi $(VENV)-openmpi/installed-cli,openmpi
+	@MPI_PYTHONS=$(abspath $(VENV)-openmpi)/bin/python $(BIN)/python -m pytest tests/distributed -k openmpi $(ARGS)
 
 check: $(VENV)/installed-test
 	@$(BIN)/ruff check adjoint tests tools benchmarks examples evidence
@@ -32,7 +37,7 @@ evidence: $(VENV)/installed-evidence
 	@$(BIN)/python -m evidence $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-openmpi build dist .pytest_cache .ruff_cache .hypothesis
 
 # One stamp for each set of extras: a second call installs nothing unless pyproject.toml has changed since.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/made
