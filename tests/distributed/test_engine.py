@@ -193,12 +193,12 @@ def test_communication_hides_behind_device_like_compute():
         for job in jobs:
             job.wait()
         return time.perf_counter() - begin, arrays[-1][0]
-    times = []
-    for _ in range(3):
+    times = [np.inf]
+    while min(times) > 1.35 * compute and len(times) <= 20:                # one after the other it would never be below 1.8: both sleep
         found = run_threads(2, program, seconds=60)
         assert all(value == 2.0 for _, value in found)
         times.append(max(seconds for seconds, _ in found))
-    assert min(times) < 1.35 * compute < 1.8 * compute                     # one after the other: 1.8
+    assert min(times) <= 1.35 * compute
 
 
 def test_a_timeline_has_chromes_form(tmp_path):
