@@ -75,11 +75,13 @@ def measure(row: Any, rounds: int) -> dict[str, dict]:
 
 
 def made_cold(make: Any) -> Any:
-    """What make() returns, without the disk cache: its time is that of building, compiling and the first calls."""
+    """What make() returns, called once, without the disk cache: its time is that of building, compiling and the first calls."""
     before = os.environ.get("ADJOINT_CACHE_DIR")
     os.environ["ADJOINT_CACHE_DIR"] = ""
     try:
-        return make()
+        made = make()
+        made[0]()
+        return made
     finally:
         if before is None:
             del os.environ["ADJOINT_CACHE_DIR"]
@@ -108,7 +110,6 @@ def in_new_process(code: str, environment: dict[str, str] | None = None) -> floa
     """Milliseconds that a fresh interpreter reports on its last line."""
     environment = {**os.environ, **(environment or {})}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)         # imports as users have them: from byte code, after the first
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)         # an installed package has its byte code
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return float(run.stdout.strip().splitlines()[-1])
 
