@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mpi", action="store_true")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--mean", type=float, default=25.0)
+    parser.add_argument("--mean", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
