@@ -17,7 +17,7 @@ from examples import resnet20 as example
 from .parallel import HOW, say, side_by_side
 from .target import Curve, Figure, Quick, Result, Target, saying
 
-SEEDS, EPOCHS, BATCH, RATE = (0, 1), 7, 64, 0.1
+SEEDS, EPOCHS, BATCH, RATE = (0, 1), 4, 64, 0.1
 QUICK_STEPS = 6
 
 
