@@ -196,13 +196,18 @@ def slept_over_threads(rounds: int) -> None:
     from adjoint.distributed import Links, run_threads
     from adjoint.distributed.linked import Linked
     found = run_threads(2, lambda c: hidden_on(Linked(c, Links(0.0, PAYLOAD)), rounds))[0]
-    verdict("slept, simulated links", COMPUTE, *map(statistics.median, found.values()), 1.05, of="compute")
+    verdict("slept, simulated links", COMPUTE, *map(statistics.median, found.values()), 1.05, of="compute", overlap=1 - 1 / SLICES)
 
 
-def verdict(name: str, compute: float, communication: float, both: float, wanted: float, *, of: str) -> None:
+def verdict(name: str, compute: float, communication: float, both: float, wanted: float, *, of: str, overlap: float) -> None:
+    """What was measured, and what the planner makes of the two times and the share `overlap` of the compute that may hide messages."""
+    from adjoint.distributed import Links
+    from adjoint.distributed.planner import forecast
     base = compute if of == "compute" else max(compute, communication)
+    planned = forecast(2, compute=compute, size=0.0, links=Links(0.0, 1.0), overlap=overlap, costs={"ring": lambda *_: communication})[0]
     print(f"{name}: compute {compute * 1e3:.1f} ms, communication {communication * 1e3:.1f} ms, together {both * 1e3:.1f} ms: "
-          f"{both / base:.3f} of {of} (wanted {wanted}; one after the other {(compute + communication) / base:.2f})")
+          f"{both / base:.3f} of {of} (wanted {wanted}; one after the other {(compute + communication) / base:.2f}); "
+          f"planned {planned.seconds * 1e3:.1f} ms ({100 * (planned.seconds / both - 1):+.1f} %)")
 
 
 def rank_slept(rounds: int) -> dict[str, Any]:
@@ -235,14 +240,22 @@ def rank_real(rounds: int) -> dict[str, Any]:
         begin = time.perf_counter()
         model, state, *_ = step(model, state, x, y)
         found["together"].append(time.perf_counter() - begin)
-    return found
+    return {**found, "overlap": hidden_part(engine.timeline.spans)}
 
 
-def rank_steps(rounds: int, **options: Any) -> dict[str, Any]:
-    """Seconds of whole steps on this rank's share of 256 examples (of 264 where 12 shards must be equal)."""
+def hidden_part(spans: list[tuple]) -> list[float]:
+    """Of each step's compute, the part after the sum of its largest bucket has begun."""
+    computing = [(begin, end) for name, _, begin, end, _ in spans if name == "compute"]
+    sums = [(begin, facts["bytes"]) for name, _, begin, _, facts in spans if name.startswith("reduce bucket")]
+    begun = [begin for begin, size in sums if size == max(size for _, size in sums)]
+    return [(end - at) / (end - begin) for (begin, end), at in zip(computing, begun, strict=True)]
+
+
+def rank_steps(rounds: int, examples: int = 256, **options: Any) -> dict[str, Any]:
+    """Seconds of whole steps on this rank's share of the examples."""
     from adjoint.distributed import world
     communicator = world()
-    step, model, state, x, y = fashion(communicator.rank, communicator.size, 264 if options.get("exact_reduce") else 256, **options)
+    step, model, state, x, y = fashion(communicator.rank, communicator.size, examples, **options)
     seconds = []
     for _ in range(rounds + 2):
         begin = time.perf_counter()
@@ -252,7 +265,8 @@ def rank_steps(rounds: int, **options: Any) -> dict[str, Any]:
 
 
 RANK: dict[str, Callable[[int], dict[str, Any]]] = {
-    "slept": rank_slept, "real": rank_real, "ranks": rank_steps, "exact": lambda rounds: rank_steps(rounds, exact_reduce=True)}
+    "slept": rank_slept, "real": rank_real, "ranks": rank_steps, "half": lambda rounds: rank_steps(rounds, 128),
+    "exact": lambda rounds: rank_steps(rounds, 264, exact_reduce=True)}         # 12 shards must be equal
 
 
 def run_ranks(command: list[str], seconds: float = DEADLINE) -> dict[str, Any]:
@@ -304,7 +318,8 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]
         slept_over_threads(options.rounds)
         if not (reason := why_not()):
             found = middles(between_namespaces("slept", options))
-            verdict(f"slept, MPI over {options.rate}", COMPUTE, found["communication"], found["together"], 1.05, of="compute")
+            verdict(f"slept, MPI over {options.rate}", COMPUTE, found["communication"], found["together"], 1.05, of="compute",
+                    overlap=1 - 1 / SLICES)
         else:
             print(f"slept, MPI: left out, {reason}")
 
@@ -312,20 +327,20 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]
         if not (reason := why_not()):
             found = middles(between_namespaces("real", options))
             verdict(f"the compiled Fashion-MNIST step, 8 buckets, MPI over {options.rate}", found["compute"], found["communication"],
-                    found["together"], 1.15, of="max(compute, communication)")
+                    found["together"], 1.15, of="max(compute, communication)", overlap=found["overlap"])
         else:
             print(f"the compiled step: left out, {reason}")
 
     def ranks() -> None:
         found: dict[tuple[str, int], list[float]] = {}
         for _ in range(2):                                      # by turns: what else the machine does hits all alike
-            for part, count in (("ranks", 1), ("ranks", 2), ("exact", 1), ("exact", 2)):
+            for part, count in (("ranks", 1), ("ranks", 2), ("half", 1), ("exact", 1), ("exact", 2)):
                 found.setdefault((part, count), []).extend(on_one_machine(part, count, options.rounds)["steps"])
         for (part, count), seconds in found.items():
-            print(f"  {part:6s} {count} rank(s) of one thread: {middle(seconds)}  {256 / statistics.median(seconds):7.0f} examples/s")
-        one, two, exact = (statistics.median(found[each]) for each in (("ranks", 1), ("ranks", 2), ("exact", 2)))
-        print(f"2 ranks of one thread: {one / two:.2f} times the throughput of one (wanted 1.8); "
-              f"exact_reduce takes {exact / two * 256 / 264:.2f} times as long an example")
+            print(f"  {part:6s} {count} rank(s) of one thread: {middle(seconds)}")
+        one, two, half, exact = (statistics.median(found[each]) for each in (("ranks", 1), ("ranks", 2), ("half", 1), ("exact", 2)))
+        print(f"2 ranks of one thread: {one / two:.2f} times the throughput of one (wanted 1.8; half the batch on one rank alone: "
+              f"{one / half:.2f}); exact_reduce takes {exact / two * 256 / 264:.2f} times as long an example")
     known: dict[str, Callable[[], None]] = {
         "ready": lambda: ready(options.rounds), "cancel": lambda: cancel(options.rounds), "slept": slept, "real": real, "ranks": ranks}
     for name in options.parts.split(","):

@@ -2,14 +2,15 @@
 
 Eight workers sleep for exponential times (the same seeded draws for every policy), and give a gradient of 40 kB to a parameter server that
 waits for 8, 7 or 6 of them, with and without cancelling the others; then eight ranks do the same around a ring all-reduce. For each: the
-mean step over the mean compute time, the order statistic of the very draws, and its expectation. Only sleeping and waiting is measured: no
-processor is shared. Options: --mpi (processes under mpiexec; else threads), --steps N, --mean MILLISECONDS, --seed N,
---only TEXT (rows whose name contains it).
+mean step over the mean compute time, the order statistic of the very draws, its expectation, and what the planner says after a probe of
+such a world. Only sleeping and waiting is measured: no processor is shared. Options: --mpi (processes under mpiexec; else threads),
+--steps N, --mean MILLISECONDS, --seed N, --only TEXT (rows whose name contains it).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import time
@@ -20,11 +21,15 @@ import numpy as np
 
 from adjoint.distributed import all_reduce_in_place, run_threads, stragglers, world
 from adjoint.distributed.launch import mpiexec
+from adjoint.distributed.planner import forecast
+from adjoint.distributed.probe import probe
 from adjoint.distributed.server import Server
 from adjoint.distributed.shards import joined, taken
+from adjoint.distributed.simulator import Links
 from adjoint.distributed.worker import Worker
 
 WORKERS, SIZE = 8, 10_000           # elements of a gradient, float32
+PROBE = "probe"
 LATENESS = 0.05                     # of the realized order statistic, that a measured step may differ
 
 
@@ -39,6 +44,14 @@ class Policy(NamedTuple):
     def waits(self, draws: np.ndarray) -> np.ndarray:
         """Durations of the counted steps with these compute times, if nothing else took time."""
         return stragglers.waits(draws, self.wait_for, cancel=self.cancel)[1:]
+
+    def planned(self, mean: float, links: Links) -> float | None:
+        """What the planner says of a step, in units of the mean; it knows no late work that goes on."""
+        if self.wait_for < WORKERS and not self.cancel:
+            return None
+        name = "ring" if self.ring else "parameter_server"
+        found = forecast(WORKERS, compute=mean, size=4 * SIZE, links=links, jitter=1.0, wait_for=self.wait_for)
+        return next(each.seconds for each in found if each.strategy == name) / mean
 
     def expected(self) -> float | None:
         """In units of the mean compute time; None where there is no formula."""
@@ -104,17 +117,33 @@ def draws_of(steps: int, mean: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).exponential(mean, (steps + 1, WORKERS))
 
 
+def probed(communicator: Any) -> Links:
+    """What a world's messages cost, beside what sleeps."""
+    return probe(communicator, seconds=1.0, keep=False).links()
+
+
 def in_threads(policy: Policy, draws: np.ndarray) -> np.ndarray:
     """Seconds of the steps, with ranks that are threads of this process."""
     return run_threads(WORKERS + (not policy.ring), lambda c: program(c, policy, draws), seconds=60)[0]
 
 
-def under_mpi(policy: Policy, draws: np.ndarray, options: list[str]) -> np.ndarray:
-    """The same with processes: this module again, under mpiexec."""
-    command = [mpiexec(), "-n", str(WORKERS + (not policy.ring)), sys.executable, "-m", __spec__.name, "--rank-of", policy.name, *options]
+def under_mpi(name: str, ranks: int, draws: np.ndarray, options: list[str]) -> np.ndarray:
+    """The numbers that rank 0 prints: this module again, under mpiexec."""
+    command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", __spec__.name, "--rank-of", name, *options]
     seconds = 60 + 25 * len(draws) * draws.mean()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     return np.array(done.stdout.split(), np.float64)
+
+
+def as_rank(name: str, draws: np.ndarray) -> None:
+    """Under mpiexec: be a rank of a policy, or of the probe."""
+    communicator = world()
+    if name == PROBE:
+        found = dataclasses.astuple(probed(communicator))
+    else:
+        found = program(communicator, next(p for p in POLICIES if p.name == name), draws)
+    if communicator.rank == 0:
+        print(*found, flush=True)
 
 
 class Row(NamedTuple):
@@ -152,19 +181,20 @@ def main() -> None:
     draws = draws_of(given.steps, given.mean / 1000, given.seed)
     options = ["--steps", str(given.steps), "--mean", str(given.mean), "--seed", str(given.seed)]
     if given.rank_of is not None:
-        policy, communicator = next(p for p in POLICIES if p.name == given.rank_of), world()
-        seconds = program(communicator, policy, draws)
-        if communicator.rank == 0:
-            print(*seconds, flush=True)
-        return
+        return as_rank(given.rank_of, draws)
+    run = (lambda p, d: under_mpi(p.name, WORKERS + (not p.ring), d, options)) if given.mpi else in_threads
+    links = Links(*under_mpi(PROBE, WORKERS, draws, options)) if given.mpi else run_threads(WORKERS, probed, seconds=60)[0]
     print(f"{WORKERS} workers, {given.steps} steps, compute slept, mean {given.mean:g} ms, {'MPI processes' if given.mpi else 'threads'}; "
           "steps in units of the mean")
-    print(f"{'waits for':34} measured  of the draws  ratio  law (sigma)")
+    print(f"{'waits for':34} measured  of the draws  ratio  law (sigma)     planned")
     for policy in (policy for policy in POLICIES if given.only in policy.name):
-        row = row_of(policy, draws, given.mean / 1000, (lambda p, d: under_mpi(p, d, options)) if given.mpi else in_threads)
+        row = row_of(policy, draws, given.mean / 1000, run)
         law = "-" if row.expected is None else f"{row.expected:.3f} ({(row.realized - row.expected) / row.sigma:+.1f})"
-        print(f"{policy.name:34} {row.measured:8.3f}  {row.realized:12.3f}  {row.measured / row.realized:5.3f}  {law:14}"
+        plan = policy.planned(given.mean / 1000, links)
+        planned = "-" if plan is None else f"{plan:.3f} ({100 * (plan / row.measured - 1):+.1f} %)"
+        print(f"{policy.name:34} {row.measured:8.3f}  {row.realized:12.3f}  {row.measured / row.realized:5.3f}  {law:14}  {planned:15}"
               f"{'' if row.follows else '  OFF'}", flush=True)
+    return None
 
 
 if __name__ == "__main__":

@@ -82,6 +82,16 @@ def perform(rounds: Iterable[Turn], buffer: np.ndarray, communicator: Communicat
                 combine(target, received, out=target)
 
 
+def carry_out(schedule: Callable[[int, int], Iterable[Round]], buffer: np.ndarray, communicator: Communicator,
+              combine: np.ufunc = np.add) -> None:
+    """This rank's rounds of a schedule on a flat buffer, in place; a ring's as one stream of blocks where the communicator can."""
+    mine = turns(schedule, communicator.size, buffer.size, communicator.rank)
+    if mine and schedule in schedules.RINGS and hasattr(communicator, "pass_on"):
+        communicator.pass_on(mine, buffer, combine)
+    else:
+        perform(mine, buffer, communicator, combine)
+
+
 def _flat(name: str, buffer: np.ndarray) -> np.ndarray:
     if not (isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous and buffer.flags.writeable):
         raise ShapeError(explain(f"{name}: the buffer is {type(buffer).__name__}, expected a contiguous array that may be written.",
@@ -111,7 +121,7 @@ def all_reduce_in_place(buffer: np.ndarray, communicator: Communicator, *, algor
     if algorithm not in (*ALGORITHMS, "hierarchical"):
         raise ConfigError(explain(f"all_reduce_in_place: algorithm is {algorithm!r}.",
                                   remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
-    perform(turns(schedule_of(algorithm, communicator), communicator.size, flat.size, communicator.rank), flat, communicator, combine)
+    carry_out(schedule_of(algorithm, communicator), flat, communicator, combine)
     return buffer
 
 
@@ -126,7 +136,7 @@ def reduce_scatter_in_place(buffer: np.ndarray, communicator: Communicator) -> n
     [array([6., 8.]), array([2., 4.])]
     """
     flat = _flat("reduce_scatter_in_place", buffer)
-    perform(turns(schedules.ring_reduce_scatter, communicator.size, flat.size, communicator.rank), flat, communicator)
+    carry_out(schedules.ring_reduce_scatter, flat, communicator)
     chunk, limits = (communicator.rank + 1) % communicator.size, schedules.bounds(flat.size, communicator.size)
     return flat[limits[chunk]:limits[chunk + 1]]
 
@@ -140,7 +150,7 @@ def all_gather_in_place(buffer: np.ndarray, communicator: Communicator) -> np.nd
     array([7., 5.])
     """
     flat = _flat("all_gather_in_place", buffer)
-    perform(turns(schedules.ring_all_gather, communicator.size, flat.size, communicator.rank), flat, communicator)
+    carry_out(schedules.ring_all_gather, flat, communicator)
     return buffer
 
 
@@ -153,5 +163,5 @@ def broadcast_in_place(buffer: np.ndarray, communicator: Communicator) -> np.nda
     array([0., 0.])
     """
     flat = _flat("broadcast_in_place", buffer)
-    perform(turns(schedules.tree_broadcast, communicator.size, flat.size, communicator.rank), flat, communicator)
+    carry_out(schedules.tree_broadcast, flat, communicator)
     return buffer

@@ -1,21 +1,21 @@
-"""Sums under MPI: rounds whose arriving blocks are added up while the next are on their way, and the library's own all-reduce.
+"""Sums under MPI: blocks that arrive are added up while the next are on their way, rings are streams, and the library's own all-reduce.
 
 Invariant: what a message is cut into depends on its size alone, so both ends cut alike; waiting has a deadline, as in an exchange.
-May import: errors, communicator. Read next: mpi.py, which has these methods.
+May import: errors, communicator, mpi_stream. Read next: mpi.py, which has these methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigError, explain
 from .communicator import Counts
+from .mpi_stream import DEPTH, Stream
 
 BLOCK = 1 << 20         # bytes that are combined while the next arrive: few enough to stay in the cache
-DEPTH = 3               # blocks on their way at a time
 
 
 class Blocks:
@@ -26,6 +26,8 @@ class Blocks:
     counts: Counts
     exchange: Callable[..., None]
     _comm: Any
+    _all_done: Callable[[list], bool]
+    _wait: Callable[[list, int], None]
 
     def _prepare_blocks(self, mpi: Any) -> None:
         name, version = mpi.get_vendor()
@@ -69,6 +71,12 @@ class Blocks:
         if sent is not None:
             requests.append(self._comm.Isend(sent.view(np.uint8), to))
         return requests, place, target
+
+    def pass_on(self, turns: Sequence[Any], buffer: np.ndarray, combine: np.ufunc) -> None:
+        """Rounds that each send what the one before it brought, as one stream of blocks; every rank of the ring calls this."""
+        Stream(self._comm, turns, buffer, self._arriving, self._all_done, self._wait).run(combine)
+        for turn in turns:
+            self.counts.note(buffer[turn.sent], turn.to, buffer[turn.received])
 
     def all_reduce_natively(self, buffer: np.ndarray, combine: np.ufunc) -> None:
         """The library's own all-reduce, in place; polled, so that its waiting ends too.

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError, explain
 from . import schedules
-from .collectives import ALGORITHMS, Turn, perform, schedule_of, turns
+from .collectives import ALGORITHMS, Turn, carry_out, perform, schedule_of
 from .communicator import Communicator
 from .planner import COSTS
 from .profile import EAGER, SMALL, VERSION, Line, Profile, agreed, file_of, forget, host_names, kind_of, save
@@ -35,7 +35,7 @@ _RATE = 1e15                                                # bytes a second of 
 def slowest(communicator: Communicator, seconds: float) -> float:
     """The largest of the ranks' numbers, on every rank."""
     number = np.array([seconds])
-    perform(turns(schedules.tree, communicator.size, 1, communicator.rank), number, communicator, np.maximum)
+    carry_out(schedules.tree, number, communicator, np.maximum)
     return float(number[0])
 
 
@@ -111,8 +111,8 @@ def _round(communicator: Communicator, size: int, combines: bool) -> Callable[[]
 
 def _all_reduces(communicator: Communicator, size: int) -> dict[str, Callable[[], object]]:
     """Every all-reduce of a buffer of zeros (which stay zeros) of so many bytes, by name."""
-    buffer, n, rank = np.zeros(size // 4, np.float32), communicator.size, communicator.rank
-    run = lambda schedule: perform(turns(schedule, n, len(buffer), rank), buffer, communicator)
+    buffer, n = np.zeros(size // 4, np.float32), communicator.size
+    run = lambda schedule: carry_out(schedule, buffer, communicator)
     names = [*ALGORITHMS, *["hierarchical"] * (1 < agreed(communicator).local < n)]
     calls: dict[str, Callable[[], object]] = {name: functools.partial(run, schedule_of(name, communicator)) for name in names}
     if hasattr(communicator, "all_reduce_natively") and _same_bits(communicator):
@@ -126,7 +126,7 @@ def _same_bits(communicator: Communicator) -> bool:
     communicator.all_reduce_natively(values, np.add)
     most, least = values.view(np.int32).copy(), values.view(np.int32).copy()
     for extreme, combine in ((most, np.maximum), (least, np.minimum)):
-        perform(turns(schedules.tree, communicator.size, len(extreme), communicator.rank), extreme, communicator, combine)
+        carry_out(schedules.tree, extreme, communicator, combine)
     return bool(np.array_equal(most, least))
 
 

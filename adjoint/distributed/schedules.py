@@ -101,6 +101,8 @@ def ring(n: int, size: int) -> Schedule:
     return chain(ring_reduce_scatter(n, size), ring_all_gather(n, size))
 
 
+RINGS = frozenset((ring, ring_reduce_scatter, ring_all_gather))         # every round of these sends on what the one before it brought
+
 # ------------------------------------------------------------------------------------------------ powers of two
 
 

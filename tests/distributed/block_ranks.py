@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from adjoint.distributed import ALGORITHMS, profile, world
-from adjoint.distributed.collectives import all_reduce_in_place
+from adjoint.distributed.collectives import all_gather_in_place, all_reduce_in_place, reduce_scatter_in_place
 from adjoint.distributed.probe import probe
 from adjoint.errors import ConfigError
 
@@ -24,6 +24,9 @@ def blocks(c):
         for algorithm in ALGORITHMS:
             found = all_reduce_in_place(buffers(c.size, size)[c.rank].copy(), c, algorithm=algorithm)
             assert np.array_equal(found, total), (algorithm, size)
+        halves = buffers(c.size, size)[c.rank].copy()
+        reduce_scatter_in_place(halves, c)
+        assert np.array_equal(all_gather_in_place(halves, c), total), size
     for combine, expected in ((np.maximum, c.size), (np.minimum, 1), (np.multiply, np.prod(np.arange(1, c.size + 1)))):
         assert (all_reduce_in_place(np.full(100, c.rank + 1.0), c, algorithm="ring", combine=combine) == expected).all()
     before = c.counts.rounds, c.counts.bytes_sent

@@ -1,0 +1,80 @@
+"""A ring's rounds under MPI as one stream of blocks: each leaves as soon as it has come and is combined, no link waits for a round's end.
+
+Invariant: a block is overwritten only when MPI has sent what it held. May import: nothing of this package. Read next: mpi_blocks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+DEPTH = 3               # blocks that may arrive at a time
+
+
+class Stream:
+    """The blocks of `turns`, each of which sends what the one before it has received; they are cut after every `step` elements.
+
+    comm: MPI's communicator; done(requests): MPI's Testall; wait(requests, other): until they are done, with a deadline;
+    scratch: DEPTH rows of bytes for blocks that are combined into the buffer.
+    """
+
+    def __init__(self, comm: Any, turns: Sequence[Any], buffer: np.ndarray, scratch: np.ndarray, done: Callable, wait: Callable):
+        self.comm, self.done, self.wait, self.buffer, self.scratch = comm, done, wait, buffer, scratch
+        self.to, self.source = turns[0].to, turns[0].source
+        step = scratch.shape[1] // buffer.itemsize
+        self.leaving = [part for turn in turns for part in parts(turn.sent, step)]
+        self.arriving = [(part, turn.combines) for turn in turns for part in parts(turn.received, step)]
+        self.here = len(parts(turns[0].sent, step))         # blocks that leave first, without having come
+        self.sending: list[Any] = []
+        self.receiving: list[Any] = []
+        self.first_sent = {part.start: k for k, part in reversed([*enumerate(self.leaving)]) if part.start < part.stop}
+
+    def run(self, combine: np.ufunc) -> None:
+        """Everything, in order."""
+        for k, (part, combines) in enumerate(self.arriving):
+            self._send(self.here + k)
+            self._receive(k)
+            self.wait([self.receiving[k]], self.source)
+            if combines:
+                combine(self.buffer[part], self._place(k), out=self.buffer[part])
+        self._send(len(self.leaving))
+        self.wait(self.sending, self.to)
+
+    def _send(self, most: int) -> None:
+        """Begin to send what may leave: up to `most` blocks in all."""
+        for part in self.leaving[len(self.sending):most]:
+            self.sending.append(self.comm.Isend(self.buffer[part].view(np.uint8), self.to))
+
+    def _receive(self, k: int) -> None:
+        """Begin to receive block k, and those after it for which there is room."""
+        for number in range(len(self.receiving), min(k + DEPTH, len(self.arriving))):
+            held = self._held(number)
+            if held is not None:
+                if number > k:
+                    return                                  # looked at again before the next block
+                self.wait([self.sending[held]], self.to)
+            self.receiving.append(self.comm.Irecv(self._place(number).view(np.uint8), self.source))
+
+    def _held(self, number: int) -> int | None:
+        """The send that is not done of what arriving block `number` overwrites, if any."""
+        part, combines = self.arriving[number]
+        sent = self.first_sent.get(part.start, self.here + number)          # there the block itself is sent on
+        free = combines or sent >= self.here + number or (sent < len(self.sending) and self.done([self.sending[sent]]))
+        return None if free else sent
+
+    def _place(self, number: int) -> np.ndarray:
+        """Where block `number` arrives: beside the buffer if it is combined into it."""
+        part, combines = self.arriving[number]
+        own = self.buffer[part]
+        return self.scratch[number % DEPTH].view(own.dtype)[:own.size] if combines else own
+
+
+def parts(span: slice, step: int) -> list[slice]:
+    """A slice cut into pieces of `step` elements; an empty one is one piece.
+
+    >>> parts(slice(2, 7), 3), parts(slice(2, 2), 3)
+    ([slice(2, 5, None), slice(5, 7, None)], [slice(2, 2, None)])
+    """
+    return [slice(start, min(start + step, span.stop)) for start in range(span.start, span.stop, step)] or [span]
