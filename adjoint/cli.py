@@ -21,6 +21,7 @@ from . import nn, optim
 from .compiler.compile import compile
 from .data import Dataset, load_digits, load_fashion_mnist
 from .distributed import run_threads, world
+from .distributed.lanes import draw
 from .distributed.launch import HANG_SECONDS
 from .distributed.launch import launch as launched
 from .distributed.picture import drawing
@@ -238,6 +239,23 @@ def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_
         title = f"{volume(work.size)} of gradients, {duration_of(work.compute)} of compute"
         svg.write_text(drawing(work, title, LINKS | ({"measured here": links} if measured else {})), encoding="utf-8")
         click.echo(f"drawn {svg}")
+
+
+@adjoint.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--steps", type=(click.IntRange(1), click.IntRange(1)), default=None,
+              help="The first step and the last.  [default: the last three]")
+@click.option("--title", default="", help="Above the picture.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), default=None, help="The picture.  [default: TRACE.svg]")
+def timeline(trace: Path, steps: tuple[int, int] | None, title: str, svg: Path | None) -> None:
+    """Draw what every rank did when: DataParallel(world, timeline=TRACE) writes TRACE.rank0.json, TRACE.rank1.json, ..."""
+    svg = svg or trace.with_name(f"{trace.name}.svg")
+    try:
+        lines = draw(trace, svg, title=title, steps=steps)
+    except OSError as error:
+        raise ConfigError(explain(f"--svg {svg} cannot be written: {error.strerror}.", where="",
+                                  remedy="Name a file in a folder that exists.")) from None
+    click.echo("\n".join([*lines, f"drawn {svg}"]))
 
 
 def _work(compute: float | None, size: float | None, task: str | None, **shares: Any) -> Work:
