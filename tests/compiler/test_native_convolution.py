@@ -52,6 +52,8 @@ CASES = [  # x, w, options
     ((2, 19, 17, 1, 3), (3, 3, 1, 3, 40), options(padding=1)),
     ((4, 14, 16, 1, 5), (1, 1, 1, 5, 24), options(stride=2)),                   # phases without terms
     ((2, 5, 9, 1, 6), (1, 1, 1, 6, 64), options()),                             # all axes are one walk
+    ((1031, 4, 1, 2), (2, 1, 2, 3), options(rank=1)),                           # many turns of one range: images of no common divisor
+    ((97, 5, 7, 1, 2), (3, 3, 1, 2, 5), options(padding=1)),                    # turns, and borders of few rows
 ]
 DEPTHWISE = [((2, 6, 5, 9, 1), (3, 3, 9, 1, 1), options(padding=1)), ((3, 7, 8, 20, 1), (2, 3, 20, 1, 1), options(stride=2, padding=1)),
              ((2, 5, 4, 1), (2, 4, 1, 1), options(rank=1, dilation=2))]

@@ -166,12 +166,28 @@ def test_ranks_with_other_sizes_and_ranks_that_do_not_come_are_named():
         run_threads(2, lambda c: all_reduce_in_place(np.ones(4), c) if c.rank else None, seconds=0.2)
 
 
+def test_arrays_of_any_shape_and_dtype_are_summed_in_place():
+    def program(c):
+        given = [np.full((2, 3), c.rank, np.int64), np.full((3, 2, 2), 0.5, np.float32), np.array(c.rank * 1.5)]
+        return all(all_reduce_in_place(x, c) is x and broadcast_in_place(y, c) is y and all_gather_in_place(z, c) is z
+                   for x, y, z in ((x, x.copy(), x.copy()) for x in given)), given
+    for same, (whole, half, number) in run_threads(3, program, seconds=10):
+        assert same and (whole == 3).all() and whole.shape == (2, 3) and (half == 1.5).all() and number == 4.5
+
+
 def test_bad_arguments():
     alone = world()
     with pytest.raises(ConfigError, match="algorithm is 'star'"):
         all_reduce_in_place(np.ones(2), alone, algorithm="star")
     with pytest.raises(ShapeError, match="contiguous"):
         all_reduce_in_place(np.ones((4, 4))[:, 1], alone)
+    fixed = np.ones(2)
+    fixed.flags.writeable = False
+    for wrong in (fixed, [1.0, 2.0], 3.0):
+        with pytest.raises(ShapeError, match="expected a contiguous array that may be written"):
+            all_reduce_in_place(wrong, alone)
+    with pytest.raises(ConfigError, match="algorithm is 'mpi'"):
+        all_reduce_in_place(np.ones(2), alone, algorithm="mpi")
     with pytest.raises(CommunicationError, match="adjoint launch"):
         alone.exchange(np.ones(2), 1, None, NOBODY)
     with pytest.raises(ConfigError, match="6 ranks with 4 to a host"):

@@ -114,6 +114,16 @@ def test_an_exact_sum_does_not_depend_on_order_or_on_how_parts_are_dealt():
     assert np.abs(expected - truth).max() <= 2.0 ** -24 * np.abs(truth).max() + 12 * 2.0 ** -58 * np.abs(parts).max()
 
 
+def test_an_exact_sum_keeps_62_bits_below_the_largest_magnitude():
+    x = np.array([1.0, 2.0 ** -60, 2.0 ** -61])
+    assert exact_sum([x], Alone(), 1).tolist() == [1.0, 2.0 ** -60, 0.0]
+    x = np.array([1.0, 2.0 ** -59, 2.0 ** -60])
+    assert exact_sum([x, x], Alone(), 2).tolist() == [2.0, 2.0 ** -58, 0.0]
+    assert exact_sum([np.array([1e-30, 3e-300])], Alone(), 1).tolist() == [1e-30, 0.0]
+    assert exact_sum([np.array([3e-300]), np.array([1e-300])], Alone(), 2)[0] == 4e-300
+    assert exact_sum([np.zeros((0, 2), np.float32)], Alone(), 1).shape == (0, 2)
+
+
 def test_what_is_not_finite_is_not_finite_on_every_rank():
     assert np.isnan(exact_sum([np.array([1.0, np.inf]), np.ones(2)], Alone(), 2)).all()
 
@@ -139,6 +149,48 @@ def test_the_last_bucket_is_small_where_it_would_be_large():
     assert layout_of(gradients, 2 ** 30).buckets == ((3, 2), (1, 0))
     assert layout_of(gradients[2:], 2 ** 30).buckets == ((1, 0),) and layout_of(gradients[:2], 2 ** 30).buckets == ((1, 0),)
     assert layout_of([], 64).buckets == ()
+    quarter = [np.zeros(65_536, np.float32), np.zeros(196_608, np.float32)]                 # 1 MiB in all: not large yet
+    assert layout_of(quarter, 2 ** 30).buckets == ((1, 0),)
+    assert layout_of([quarter[0], np.zeros(196_609, np.float32)], 2 ** 30).buckets == ((1,), (0,))
+
+
+def test_a_bucket_is_filled_to_the_last_byte():
+    layout = layout_of({"a": np.ones(4), "b": np.ones((2, 2)), "c": np.ones(9)}, 64)
+    assert layout.buckets == ((2,), (1, 0)) and [layout.name(k) for k in (0, 1)] == ["bucket 1 of 2 (c)", "bucket 2 of 2 (a..b)"]
+    assert layout_of({"a": np.ones(4), "b": np.ones(5)}, 64).buckets == ((1,), (0,))
+
+
+def keys_of(c, steps=2, **options):
+    """The random keys with which a rank computes."""
+    parallel, rule, model, keys = DataParallel(c, **options), optim.sgd(0.1), network(), []
+    step, state = parallel.make_step(nn.cross_entropy, rule, compiled=False), rule.init(model)
+    gradients = step._gradients
+    step._gradients = lambda model, x, y, key: (keys.append(tuple(key)), gradients(model, x, y, key))[1]
+    for k in range(steps):
+        model, state, *_ = step(model, state, *parallel.share(*DATA), np.array([5, k]))
+    return keys
+
+
+def test_random_numbers_differ_on_every_rank_and_in_every_micro_batch_and_shard():
+    found = run_threads(3, lambda c: keys_of(c, accumulate=2), seconds=10)
+    assert found == [[(5, (k * 3 + rank) * 2 + piece) for k in range(2) for piece in range(2)] for rank in range(3)]
+    assert run_threads(2, keys_of, seconds=10) == [[(5, 2 * k + rank) for k in range(2)] for rank in range(2)]
+    assert keys_of(Alone()) == [(5, 0), (5, 1)]
+    found = run_threads(2, lambda c: keys_of(c, exact_reduce=True, shards=4), seconds=10)
+    assert found == [[(5, 4 * k + 2 * rank + shard) for k in range(2) for shard in range(2)] for rank in range(2)]
+
+
+def test_programs_are_compared_in_the_first_step_alone():
+    def program(c):
+        parallel, rule, model, rounds = DataParallel(c), optim.sgd(0.1), network(), []
+        step, state = parallel.make_step(nn.cross_entropy, rule), rule.init(model)
+        for _ in range(3):
+            before = c.counts.rounds
+            model, state, *_ = step(model, state, *parallel.share(*DATA))
+            rounds.append(c.counts.rounds - before)
+        return rounds
+    for first, *others in run_threads(2, program, seconds=30):
+        assert others == [first - 2] * 2                        # a tree of two ranks: there and back
 
 
 def test_other_models_are_refused_on_every_rank():
@@ -161,6 +213,12 @@ def test_bad_arguments():
     step = DataParallel(Alone(), exact_reduce=True).make_step(nn.squared_error, rule, compiled=False)
     with pytest.raises(ShapeError, match="7 examples of rank 0 are not 12 equal shards"):
         step(model, rule.init(model), np.ones((7, 6)), np.ones((7, 3)))
+    with pytest.raises(ShapeError, match="0 examples of rank 0 are not 12 equal shards"):
+        step(model, rule.init(model), np.ones((0, 6)), np.ones((0, 3)))
+    step = DataParallel(Alone(), accumulate=3).make_step(nn.squared_error, rule, compiled=False)
+    with pytest.raises(ShapeError, match="accumulate: 2 examples of rank 0 are not 3 micro-batches"):
+        step(model, rule.init(model), np.ones((2, 6)), np.ones((2, 3)))
+    assert step(model, rule.init(model), np.ones((3, 6)), np.ones((3, 3)))[4]
 
 
 @pytest.mark.parametrize("n", [2, 3])

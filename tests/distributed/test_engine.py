@@ -14,7 +14,7 @@ from adjoint import nn, optim
 from adjoint.compiler.signals import Signals
 from adjoint.distributed import Alone, DataParallel, Links, agree, run_threads
 from adjoint.distributed.collectives import all_reduce_in_place
-from adjoint.distributed.engine import Abandoned, Engine, Job
+from adjoint.distributed.engine import Abandoned, Engine, Job, check_same
 from adjoint.distributed.linked import Linked
 from adjoint.distributed.timeline import Timeline
 from adjoint.errors import CommunicationError, ConfigError
@@ -140,6 +140,33 @@ def test_other_programs_are_refused_on_every_rank():
     assert run_threads(2, program, seconds=60) == [True, True]
 
 
+def test_programs_for_other_numbers_of_examples_may_differ():
+    assert run_threads(2, lambda c: check_same(c, 7 + c.rank, 4 + c.rank, "a step"), seconds=10) == [None, None]
+    assert run_threads(2, lambda c: check_same(c, 7, 4 + c.rank, "a step"), seconds=10) == [None, None]
+
+    def program(c):
+        with pytest.raises(CommunicationError, match=f"programs for a step: rank {c.rank} has hash {7 - c.rank:x}"):
+            check_same(c, 7 - c.rank, 4, "a step")
+        return True
+    assert run_threads(2, program, seconds=10) == [True, True]
+
+
+def test_jobs_begun_after_one_that_fails_fail_with_it():
+    def program(c):
+        engine, begin = Engine(c), threading.Event()
+
+        def fails():
+            begin.wait(10)
+            raise ZeroDivisionError("1/0")
+        jobs = [engine.start("a failure", fails), engine.start("what follows", lambda: 3)]
+        begin.set()
+        for job in jobs:
+            with pytest.raises(ZeroDivisionError, match="1/0"):
+                job.wait()
+        return engine.call("a new one", lambda: 4)
+    assert run_threads(2, program, seconds=10) == [4, 4]
+
+
 def test_a_call_that_fails_ends_its_job(monkeypatch):
     monkeypatch.setattr("adjoint.distributed.engine.PATIENCE", 0.01)
     job = Job("nothing", lambda: None, ())
@@ -238,8 +265,9 @@ def test_a_timeline_keeps_so_many_spans(monkeypatch):
 
 
 def test_bad_options():
-    for options in ({"accumulate": 0}, {"timeout": 0.0}, {"bucket_bytes": 0}, {"accumulate": 2, "exact_reduce": True}):
-        with pytest.raises(ConfigError, match="DataParallel: accumulate is"):
+    for name, options in (("accumulate", {"accumulate": 0}), ("timeout", {"timeout": 0.0}), ("bucket_bytes", {"bucket_bytes": 0}),
+                          ("accumulate", {"accumulate": 2, "exact_reduce": True})):
+        with pytest.raises(ConfigError, match=f"DataParallel: {name} is"):
             DataParallel(Alone(), **options)
 
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from adjoint.cli import adjoint
 from adjoint.distributed.picture import CURVES, WORKERS, drawing
-from adjoint.distributed.plan import LINKS, Work, advise, links_of, report
+from adjoint.distributed.plan import LINKS, Work, advise, duration, links_of, report, volume
 from adjoint.errors import ConfigError
 
 RESNET = Work(0.25, 102e6, overlap=2 / 3)
@@ -45,6 +45,13 @@ def test_what_is_advised_and_why():
     uneven = advise(8, Work(1.0, 1e4, jitter=1.0), LINKS["10gbit"])
     assert uneven.best.wait_for == 6 and "abandon" in uneven.reason
     assert advise(8, Work(1.0, 1e9, jitter=0.1), LINKS["1gbit"]).best.wait_for == 8          # the server's link costs more than the slowest
+
+
+def test_seconds_and_bytes_in_words():
+    words = {3600.0: "1 h", 1.0: "1 s", 0.999: "999 ms", 1e-3: "1 ms", 1e-6: "1 us", 5e-7: "0.5 us", 0.0: "0 us"}
+    assert {seconds: duration(seconds) for seconds in words} == words
+    words = {1e12: "1 TB", 1e9: "1 GB", 1e6: "1 MB", 1e3: "1 kB", 999.0: "999 B", 0.0: "0 B"}
+    assert {size: volume(size) for size in words} == words
 
 
 def test_lines_of_every_strategy():
@@ -84,9 +91,8 @@ def test_the_command_probe_measures_what_plan_takes(folder):
     assert planned.exit_code == 0 and "measured here" in (folder / "p.svg").read_text()
     shutil.copy(profile, folder / "damaged.json")
     (folder / "damaged.json").write_bytes(profile.read_bytes()[:-40])
-    with pytest.warns(RuntimeWarning, match="Measure again"):
-        failed = called("plan", "--compute", "1", "--size", "1", "--profile", str(folder / "damaged.json"))
-    assert isinstance(failed.exception, ConfigError)
+    failed = called("plan", "--compute", "1", "--size", "1", "--profile", str(folder / "damaged.json"))
+    assert isinstance(failed.exception, ConfigError) and "Measure again" in str(failed.exception)
     alone = called("probe")
     assert isinstance(alone.exception, ConfigError) and "mpiexec -n 4 adjoint probe" in str(alone.exception)
 

@@ -42,6 +42,9 @@ def test_the_best_number_to_wait_for_makes_the_most_gradients_a_second():
         speeds = [k / (1 - jitter + jitter * expected_wait(n, k) + wire) for k in range(1, n + 1)]
         assert speeds[k - 1] == max(speeds)
     assert best_wait(8, compute=1.0, jitter=1.0) == 6 and best_wait(1, compute=1.0, jitter=1.0) == 1
+    # Without communication and with all of the time varying the first alone is best; `least` bounds it, rounded up.
+    assert [best_wait(10, compute=1.0, jitter=1.0, least=least) for least in (0.0, 0.1, 0.25, 1.0)] == [1, 1, 3, 10]
+    assert best_wait(64, compute=1.0, jitter=1.0) == 48
 
 
 @pytest.mark.mission(58)

@@ -38,6 +38,9 @@ def test_the_fastest_at_each_size_and_the_default_far_beyond():
     assert made(tree=[(1 << 22, 1.0)], ring=[(1 << 22, 2.0)]).table() == ((np.iinfo(np.int64).max, "tree"),)
     assert made(mpi=[(1024, 1.0), (4096, 1.0)]).table() == ((8192, "mpi"), *DEFAULT)
     assert Profile(VERSION, "threads", [0], [], LINE, LINE, LINE, 1e9, 1e9, {}).table() == DEFAULT
+    assert made(tree=[(16_384, 1.0)]).table() == ((32_768, "tree"), *DEFAULT[1:])               # a border of DEFAULT exactly
+    assert made(tree=[(1 << 20, 1.0)]).table() == ((np.iinfo(np.int64).max, "tree"),)           # a large one holds for all larger
+    assert made(tree=[(8, 1.0), (32, 1.0), (128, 3.0)], ring=[(8, 1.0), (32, 2.0), (128, 2.0)]).table()[0] == (16, "ring")
 
 
 def test_what_is_saved_is_loaded(folder):
@@ -50,7 +53,9 @@ def test_what_is_saved_is_loaded(folder):
     ({"version": 0}, "version 0, expected 1"), ({"timings": {"star": []}}, "unknown algorithms star"),
     ({"adding": 0.0}, "bandwidth that is"), ({"adding": "fast"}, "Expected `float`"),
     ({"rounds": {"latency": -1.0, "bandwidth": 1.0}}, "latency"), ({"extra": 1}, "extra"),
-    ({"timings": {"ring": [[8, -1.0]]}}, "a time that is none")])
+    ({"timings": {"ring": [[8, -1.0]]}}, "a time that is none"), ({"timings": {"ring": [[8, 0.0]]}}, "a time that is none"),
+    ({"ladder": [[-1, 1.0]]}, "a time that is none"), ({"copying": 0.0}, "bandwidth that is"),
+    ({"eager": {"latency": 1.0, "bandwidth": 0.0}}, "bandwidth that is")])
 def test_a_damaged_file_is_left_aside(folder, change, match):
     damaged = json.loads(msgspec.json.encode(made())) | change
     (folder / "a.json").write_text(json.dumps(damaged))
@@ -62,8 +67,8 @@ def test_a_damaged_file_is_left_aside(folder, change, match):
 
 
 def test_all_ranks_choose_by_rank_zeros_table_and_its_messages_are_not_counted():
-    default = run_threads(3, lambda c: [chosen(size, c) for size in (8, 10 ** 6, 10 ** 9)])
-    assert default == [["recursive_doubling", "halving_doubling", "ring"]] * 3
+    default = run_threads(3, lambda c: [chosen(size, c) for size in (8, 32_768, 32_769, 1_048_576, 1_048_577, 10 ** 9)])
+    assert default == [[name for name in ("recursive_doubling", "halving_doubling", "ring") for _ in range(2)]] * 3
     save(made(parameter_server=[(1024, 1.0)], tree=[(1 << 22, 1.0)]), place_of(3))
 
     def program(c):
@@ -114,6 +119,12 @@ def test_costs_are_those_of_the_lines_that_were_measured():
     costs, elsewhere = profile.costs(), Links(1.0, 1.0)
     assert costs["ring"](2, 8e6, elsewhere) == pytest.approx(2 * (1e-6 + 4e6 / 1e9) + 4e6 / 4e9)
     assert costs["parameter_server"](2, 8e6, elsewhere) == pytest.approx(2 * (2e-6 + 8e6 / 2e9) + 8e6 / 8e9)
+
+
+def test_small_messages_have_a_line_of_their_own():
+    profile = Profile(VERSION, "threads", [0, 0], [], LINE, Line(2e-6, 2e9), Line(3e-6, 3e9), 4e9, 8e9, {})
+    assert profile.links(8192) == Links(1e-6, 1e9, 4e9) and profile.links(8193) == profile.links() == Links(3e-6, 3e9, 4e9)
+    assert LINE.seconds(1000) == pytest.approx(2e-6, rel=1e-12)
 
 
 def test_bad_worlds():

@@ -64,3 +64,15 @@ def test_a_ring_waits_for_the_slowest_rank_too():
 def test_bad_arguments():
     with pytest.raises(ConfigError, match="the 9-th of 8 workers"):
         expected_wait(8, 9)
+    for call in (lambda: variance_of_wait(8, 9), lambda: waits(np.ones((2, 8)), 9), lambda: expected_wait(8, 0)):
+        with pytest.raises(ConfigError):
+            call()
+    assert harmonic(0) == 0.0 and expected_wait(1) == variance_of_wait(1) == 1.0
+
+
+def test_late_workers_without_cancellation_by_hand():
+    """Worker 1 needs 5 and is dropped: it goes on until 5, and begins nothing before it is free; then the step waits for it again."""
+    times = np.array([[1.0, 5.0], [1.0, 9.0], [2.0, 9.0], [9.0, 1.0]])
+    assert waits(times, 1, cancel=False).tolist() == [1.0, 1.0, 2.0, 2.0]           # at 4 worker 1 is free at 5, and done at 6
+    assert waits(times[:2], 2, cancel=False).tolist() == [5.0, 9.0]
+    assert waits(times, 2).tolist() == [5.0, 9.0, 9.0, 9.0] and waits(times).tolist() == [5.0, 9.0, 9.0, 9.0]

@@ -117,6 +117,7 @@ def test_every_rate_of_a_schedule_is_a_number_of_at_least_zero(name):
 
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0}
+SCALED = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 DEFAULTS = {                                    # of the papers, or of PyTorch where a docstring names its variant
     optim.adam: ADAM, optim.amsgrad: ADAM, optim.adamw: ADAM | {"weight_decay": 0.01},
     optim.lion: {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0}, optim.schedule_free_adamw: ADAM | {"warmup": 0},
@@ -125,6 +126,15 @@ DEFAULTS = {                                    # of the papers, or of PyTorch w
     optim.full_adagrad: {"delta": 1e-8},
     optim.rmsprop: {"beta": 0.99, "epsilon": 1e-8, "centered": False, "momentum": 0.0, "weight_decay": 0.0},
     optim.adadelta: {"learning_rate": 1.0, "rho": 0.9, "epsilon": 1e-6, "weight_decay": 0.0},
+    optim.sgd: {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "dampening": 0.0},
+    optim.heavy_ball: {"momentum": 0.9, "weight_decay": 0.0}, optim.nesterov: {"momentum": 0.9, "weight_decay": 0.0},
+    optim.scale_by_adam: SCALED, optim.scale_by_amsgrad: SCALED | {"bias_correction": True},
+    optim.scale_by_lion: {"beta1": 0.9, "beta2": 0.99},
+    optim.scale_by_adagrad: {"epsilon": 1e-10, "initial_accumulator": 0.0}, optim.scale_by_full_adagrad: {"delta": 1e-8},
+    optim.scale_by_rms: {"beta": 0.99, "epsilon": 1e-8, "centered": False, "momentum": 0.0},
+    optim.scale_by_adadelta: {"rho": 0.9, "epsilon": 1e-6},
+    schedules.cosine: {"final": 0.0}, schedules.step: {"factor": 0.1}, schedules.polynomial: {"power": 1.0, "final": 0.0},
+    schedules.warm_restarts: {"multiple": 1, "final": 0.0}, schedules.cyclic: {"mode": "triangular", "factor": 1.0},
     optim.sharpness_aware: {"rho": 0.05}, optim.sam: {"rho": 0.05}, optim.clip_adaptively: {"limit": 0.01, "floor": 1e-3},
     optim.minimize: {"history": 10, "gradient_tolerance": 1e-8, "decrease_tolerance": 0.0, "iterations": 1000, "compiled": True},
     schedules.one_cycle: {"rise": 0.3, "first": 0.04, "last": 4e-6, "shape": "cosine"},

@@ -23,7 +23,7 @@ def run(rule, gradients=GRADIENTS, start=START):
         updates, state = rule.update(g, state, parameters)
         parameters = optim.apply_updates(parameters, updates)
         found.append(parameters)
-    return np.array(found)
+    return np.stack(found)
 
 
 def close(found, expected):
@@ -165,6 +165,20 @@ def test_a_compiled_step_serves_every_rate_and_count():
     for a, b in zip(flatten(eager)[0], flatten(native)[0], strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-13)
     assert compiled.stats()["programs"] == 1
+
+
+def test_every_hyperparameter_may_be_an_argument_of_a_compiled_step():
+    """Rate, momentum, decay, epsilon and the limit of clipping: one program for all values of them, zeros too."""
+    def two_steps(rate, momentum, decay, epsilon, limit):
+        return [run(rule, GRADIENTS[:2]) for rule in (
+            optim.sgd(rate, momentum=momentum, weight_decay=decay), optim.adamw(rate, epsilon=epsilon, weight_decay=decay),
+            optim.rmsprop(rate, beta=momentum, epsilon=epsilon), optim.lion(rate, beta1=momentum, weight_decay=decay),
+            optim.chain(optim.clip_by_global_norm(limit), optim.clip_by_value(limit), optim.gd(rate)))]
+    compiled = ad.compile(two_steps)
+    for values in ((0.1, 0.9, 0.01, 1e-8, 1.0), (0.5, 0.3, 0.2, 1e-3, 0.1), (0.0, 0.0, 0.0, 1e-8, 3.0)):
+        for found, expected in zip(compiled(*values), two_steps(*values), strict=True):
+            close(found, expected)
+    assert compiled.stats()["programs"] == 1 and ad.grad(lambda rate: two_steps(rate, 0.9, 0.0, 1e-8, 1.0)[0][0, 0])(0.1) == -1.0
 
 
 COMPILED = {
