@@ -30,7 +30,8 @@ from .distributed.plan import duration as duration_of
 from .distributed.plan import report as planned
 from .distributed.probe import described
 from .distributed.probe import probe as probed
-from .distributed.profile import load
+from .distributed.profile import read
+from .distributed.threads import MOST as MOST_THREADS
 from .errors import AdjointError, ConfigError, explain
 from .insight.report import write_report
 from .insight.training import training_report
@@ -200,7 +201,8 @@ def launch(program: tuple[str, ...], **options: Any) -> None:
 
 @adjoint.command()
 @click.option("--seconds", type=click.FloatRange(0.1), callback=_finite, default=3.0, show_default=True, help="How long to measure.")
-@click.option("--threads", type=click.IntRange(2), default=None, help="Measure so many ranks as threads of this process, without MPI.")
+@click.option("--threads", type=click.IntRange(2, MOST_THREADS), default=None,
+              help="Measure so many ranks as threads of this process, without MPI.")
 def probe(seconds: float, threads: int | None) -> None:
     """Measure a world of ranks: mpiexec -n 4 adjoint probe.
 
@@ -219,8 +221,10 @@ def probe(seconds: float, threads: int | None) -> None:
 @click.option("-n", "--workers", default="1,4,16,64,256,1024", show_default=True, help="Numbers of workers, with commas between.")
 @click.option("--link", default="1gbit", show_default=True, help=f"{', '.join(LINKS)}, or seconds,bytes-a-second.")
 @click.option("--profile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of `adjoint probe`, for the link.")
-@click.option("--jitter", type=click.FloatRange(0, 1), default=0.0, help="Share of the compute that varies from worker to worker.")
-@click.option("--overlap", type=click.FloatRange(0, 1), default=0.0, help="Share of the compute that hides communication.")
+@click.option("--jitter", type=click.FloatRange(0, 1), callback=_finite, default=0.0,
+              help="Share of the compute that varies from worker to worker.")
+@click.option("--overlap", type=click.FloatRange(0, 1), callback=_finite, default=0.0,
+              help="Share of the compute that hides communication.")
 @click.option("--moments", type=click.IntRange(0), default=2, show_default=True, help="The optimizer's arrays of the parameters' size.")
 @click.option("--every-strategy", is_flag=True, help="A line for each strategy, not for the best alone.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw efficiency against workers into this file.")
@@ -230,14 +234,17 @@ def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_
     counts = [int(word) for word in workers.split(",") if word.strip().isdecimal()]
     if len(counts) != len(workers.split(",")) or 0 in counts:
         raise ConfigError(explain(f"--workers is {workers!r:.60}.", where="", remedy="Whole numbers with commas between: 4,16,64."))
-    measured = load(profile) if profile else None
-    if profile and measured is None:
-        raise ConfigError(explain(f"{profile} is no profile.", where="", remedy="Measure one: mpiexec -n 4 adjoint probe."))
+    measured = read(profile) if profile else None
     links = measured.links() if measured else links_of(link)
     click.echo(planned(counts, work, links, every_strategy=every_strategy, **({"costs": measured.costs()} if measured else {})))
     if svg:
         title = f"{volume(work.size)} of gradients, {duration_of(work.compute)} of compute"
-        svg.write_text(drawing(work, title, LINKS | ({"measured here": links} if measured else {})), encoding="utf-8")
+        picture = drawing(work, title, LINKS | ({"measured here": links} if measured else {}))
+        try:
+            svg.write_text(picture, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(explain(f"--svg {svg} cannot be written: {error.strerror}.", where="",
+                                      remedy="Name a file in a folder that exists.")) from None
         click.echo(f"drawn {svg}")
 
 

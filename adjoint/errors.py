@@ -133,10 +133,15 @@ class ConfigError(AdjointError, ValueError):
     """An argument or option outside its range."""
 
 
+def _written(frame: FrameType) -> bool:
+    """Whether a frame runs what dataclasses wrote for a record of this package: an __init__ without a file."""
+    return frame.f_code.co_filename == "<string>" and str(frame.f_globals.get("__name__")).startswith(f"{__package__}.")
+
+
 def user_frame() -> FrameType | None:
     """The innermost frame outside this package and outside NumPy; none under the command, whose callers are not the user's code."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_FRAMEWORKS):
+    while frame is not None and (frame.f_code.co_filename.startswith(_FRAMEWORKS) or _written(frame)):
         frame = None if frame.f_code.co_filename == _COMMAND else frame.f_back
     return frame
 

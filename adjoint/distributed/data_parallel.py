@@ -17,6 +17,7 @@ from ..errors import CommunicationError, ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
 from ..tree import Structure, flatten, unflatten
+from .checks import number, whole, world_of
 from .collectives import all_reduce_in_place, broadcast_in_place
 from .communicator import Communicator
 from .data_step import DataStep, digest_of
@@ -34,6 +35,7 @@ def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -
     >>> run_threads(2, lambda c: agree(c, {"w": np.full(2, float(c.rank))}, ())[0]["w"])[1]
     array([0., 0.])
     """
+    _check_source("agree", source, communicator)
     leaves, structure = flatten((model, state))
     arrays = [np.array(x) for x in leaves]
     own = hash_of(structure, arrays)
@@ -45,6 +47,40 @@ def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -
     for array in arrays:
         broadcast_in_place(_to_rank_0(array, communicator, source), communicator)
     return unflatten(structure, arrays)
+
+
+def tell(communicator: Communicator, message: bytes, source: int = 0) -> bytes:
+    """The message of one rank, on every rank; the others' do not count.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: tell(c, [b"yes", b"no"][c.rank], source=1))
+    [b'no', b'no']
+    """
+    _check_source("tell", source, communicator)
+    if not isinstance(message, bytes):
+        raise ConfigError(explain(f"tell: found {type(message).__name__}, expected bytes.", remedy="Encode it: text.encode()."))
+    size = broadcast_in_place(_to_rank_0(np.array([len(message)]), communicator, source), communicator)
+    text = np.zeros(size[0], np.uint8)
+    if communicator.rank == source:
+        text[:] = np.frombuffer(message, np.uint8)
+    return broadcast_in_place(_to_rank_0(text, communicator, source), communicator).tobytes()
+
+
+def _check_source(of: str, source: int, communicator: Communicator) -> None:
+    size = world_of(of, communicator).size
+    whole(of, "source", source, least=0, most=size - 1, remedy=f"It is one of {size} ranks, which count from 0.")
+
+
+def examples_of(*arrays: Any) -> int:
+    """How many examples arrays hold; raises ShapeError where that is not the same in all.
+
+    >>> examples_of(np.ones((3, 2)), np.ones(3))
+    3
+    """
+    if not arrays or any(np.ndim(x) == 0 or len(x) != len(arrays[0]) for x in arrays):
+        raise ShapeError(explain(f"share: arrays of shapes {', '.join(str(np.shape(x)) for x in arrays) or 'none'}, expected as many "
+                                 "examples in each.", remedy="The first axis counts examples."))
+    return len(arrays[0])
 
 
 def _to_rank_0(array: np.ndarray, communicator: Communicator, source: int) -> np.ndarray:
@@ -73,6 +109,8 @@ class DataParallel:
     exact_reduce: each batch is cut into `shards` equal shards, of which every rank computes as many, and their gradients are added in fixed
     point: the same bits for every number of ranks that divides `shards`, at twice the bytes on the wire and one pass over the gradients a
     shard. Source: Goyal et al., arXiv 1706.02677 (averages over all examples).
+    Of a validation set each rank measures its share (loss must be a mean over examples); with exact_reduce the set is cut into `shards`
+    pieces, each measured by itself, and their results are added in one order: the same bits for every number of ranks here too.
     accumulate: every rank computes its part of a batch in so many micro-batches, and adds up their gradients before ranks speak.
     timeout: seconds after which a rank that waits for another raises CommunicationError, naming the bucket and whom it waits for.
     timeline: where `write_timeline` writes what this rank did when, as TIMELINE.rank0.json and so on.
@@ -92,12 +130,19 @@ class DataParallel:
 
     def __init__(self, communicator: Communicator, *, exact_reduce: bool = False, shards: int = SHARDS, bucket_bytes: int = BUCKET,
                  accumulate: int = 1, timeout: float | None = None, timeline: str | Path | None = None):
+        world_of("DataParallel", communicator)
+        for name, value in (("shards", shards), ("bucket_bytes", bucket_bytes), ("accumulate", accumulate)):
+            whole("DataParallel", name, value)
+        if timeout is not None:
+            number("DataParallel", "timeout", timeout, above=True, remedy="Give seconds, or leave it out.")
+        if not isinstance(timeline, str | Path | None):
+            raise ConfigError(explain(f"DataParallel: timeline is {timeline!r:.60}, expected a path.", remedy='As in timeline="trace".'))
         if exact_reduce and shards % communicator.size:
             raise ConfigError(explain(f"exact_reduce: {shards} shards cannot be dealt evenly to {communicator.size} ranks.",
                                       remedy=f"Choose shards={communicator.size * max(1, shards // communicator.size)}, on every run."))
-        if accumulate < 1 or bucket_bytes < 1 or (timeout is not None and not timeout > 0) or (exact_reduce and accumulate > 1):
-            raise ConfigError(explain(f"DataParallel: accumulate is {accumulate}, bucket_bytes {bucket_bytes}, timeout {timeout}.",
-                                      remedy="They are greater than 0; exact_reduce has shards of its own, so accumulate=1 with it."))
+        if exact_reduce and accumulate > 1:
+            raise ConfigError(explain(f"DataParallel: accumulate is {accumulate} with exact_reduce, which has shards of its own.",
+                                      remedy="Leave accumulate out, or exact_reduce."))
         self.communicator, self.shards, self.bucket_bytes = communicator, shards if exact_reduce else 0, bucket_bytes
         self.accumulate, self.timeline = accumulate, timeline
         self.engine = Engine(communicator, timeout=timeout)
@@ -111,6 +156,11 @@ class DataParallel:
     def rank(self) -> int:
         """This worker's number."""
         return self.communicator.rank
+
+    @property
+    def pieces(self) -> int:
+        """In how many parts `total` cuts what it sums over."""
+        return self.shards or self.communicator.size
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
         """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite), as train.make_step, over all ranks together.
@@ -129,10 +179,7 @@ class DataParallel:
         >>> run_threads(2, lambda c: DataParallel(c).share(np.arange(5))[0])
         [array([0, 1]), array([2, 3, 4])]
         """
-        if not arrays or any(np.ndim(x) == 0 or len(x) != len(arrays[0]) for x in arrays):
-            raise ShapeError(explain(f"share: arrays of shapes {', '.join(str(np.shape(x)) for x in arrays) or 'none'}, expected as many "
-                                     "examples in each.", remedy="The first axis counts examples."))
-        limits = bounds(len(arrays[0]), self.communicator.size)
+        limits = bounds(examples_of(*arrays), self.communicator.size)
         if limits[-1] < self.communicator.size:
             raise ShapeError(explain(f"a batch of {len(arrays[0])} examples cannot be shared by {self.communicator.size} ranks.",
                                      remedy="Give larger batches, or start fewer ranks."))
@@ -144,14 +191,7 @@ class DataParallel:
 
     def tell(self, message: bytes, source: int = 0) -> bytes:
         """The message of one rank, on every rank."""
-        return self._call("telling all ranks", self._tell, message, source)
-
-    def _tell(self, message: bytes, source: int) -> bytes:
-        size = broadcast_in_place(_to_rank_0(np.array([len(message)]), self.communicator, source), self.communicator)
-        text = np.zeros(size[0], np.uint8)
-        if self.rank == source:
-            text[:] = np.frombuffer(message, np.uint8)
-        return broadcast_in_place(_to_rank_0(text, self.communicator, source), self.communicator).tobytes()
+        return self._call("telling all ranks", tell, self.communicator, message, source)
 
     def furthest(self, steps: int) -> int:
         """The rank that has done the most steps, the lowest of several.
@@ -166,6 +206,27 @@ class DataParallel:
         """The largest of every rank's number."""
         maximum = lambda: all_reduce_in_place(np.array([number]), self.communicator, combine=np.maximum)
         return int(self._call("comparing a number with all ranks", maximum)[0])
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag of any rank is true."""
+        return bool(self.largest(int(flag)))
+
+    def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
+        """The sum over `pieces` slices of range(examples) of the `width` numbers measure(rows), each slice measured by one rank.
+
+        Slices differ in size by one at most; empty ones are not measured. The same bits on every rank, and for the same `pieces`.
+
+        >>> from adjoint.distributed.threads import run_threads
+        >>> run_threads(2, lambda c: DataParallel(c).total(lambda rows: np.array([rows.stop - rows.start, c.rank]), 5, 2))[0]
+        array([5., 1.])
+        """
+        limits, mine = bounds(examples, self.pieces), self.pieces // self.communicator.size
+        found = np.zeros((self.pieces, width))
+        for piece in range(self.rank * mine, (self.rank + 1) * mine):
+            if limits[piece] < limits[piece + 1]:
+                found[piece] = measure(slice(limits[piece], limits[piece + 1]))
+        # Every row is zero but on one rank: this sum rounds nothing, and the next has one order.
+        return self._call("adding up what ranks measured", all_reduce_in_place, found, self.communicator).sum(axis=0)
 
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
         """What was given: all ranks hold the same after every step."""

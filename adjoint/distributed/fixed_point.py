@@ -1,6 +1,6 @@
 """Sums that do not depend on their order: floating numbers as integers under one shared exponent.
 
-Invariant: the sum of the same parts has the same bits however they are dealt to ranks. May import: errors, collectives.
+Invariant: the sum of the same parts has the same bits however they are dealt to ranks. May import: errors, checks, collectives.
 Read next: data_parallel.py.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import ConfigError, explain
+from ..errors import ConfigError, ShapeError, explain
+from .checks import whole, world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
 
@@ -29,6 +30,13 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
     >>> exact_sum([np.array([1e8, 1.0], np.float32), np.array([-1e8, 2.0], np.float32)], Alone(), 2)
     array([0., 3.], dtype=float32)
     """
+    world_of("exact_sum", communicator)
+    whole("exact_sum", "count", count, remedy="It is the number of arrays of all ranks together.")
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "iuf" for x in parts):
+        raise ConfigError(explain(f"exact_sum: parts is {parts!r:.60}, expected arrays of numbers.", remedy="For instance [x, y]."))
+    if len({(x.shape, x.dtype) for x in parts}) > 1:
+        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in parts[:4])
+        raise ShapeError(explain(f"exact_sum: parts are {found}, expected one shape and dtype.", remedy="Sum each kind by itself."))
     if not 0 < len(parts) <= count:
         raise ConfigError(explain(f"exact_sum: {len(parts)} parts on rank {communicator.rank}, {count} on all ranks together.",
                                   remedy="Every rank gives at least one; count is the number of all."))

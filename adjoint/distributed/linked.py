@@ -10,8 +10,9 @@ import time
 
 import numpy as np
 
+from .checks import world_of
 from .communicator import Communicator, Counts
-from .simulator import Links
+from .simulator import Links, checked_links
 
 
 class Linked:
@@ -27,7 +28,7 @@ class Linked:
     """
 
     def __init__(self, inner: Communicator, links: Links):
-        self.inner, self.links = inner, links
+        self.inner, self.links = world_of("Linked", inner), checked_links("Linked", links)
         self.rank, self.size = inner.rank, inner.size
 
     @property

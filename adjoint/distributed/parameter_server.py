@@ -14,10 +14,9 @@ import numpy as np
 from ..errors import ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
-from .collectives import broadcast_in_place
+from .checks import function_of, whole, world_of
 from .communicator import Communicator
-from .data_parallel import _to_rank_0 as at_rank_0
-from .data_parallel import agree
+from .data_parallel import agree, examples_of, tell
 from .schedules import bounds
 from .server import FINAL, Note, Server, receive, send
 from .server_steps import ServerStep, WorkerStep
@@ -64,6 +63,11 @@ class ParameterServer:
 
     def __init__(self, communicator: Communicator, *, wait_for: int | None = None, staleness: int | None = None, servers: int = 1,
                  cancel: bool = True, weight: Callable[[int], float] = damped):
+        world_of("ParameterServer", communicator)
+        function_of("ParameterServer", "weight", weight, remedy="Give a function of the versions behind: weight=lambda k: 0.9 ** k.")
+        for name, value, least in (("servers", servers, 1), ("wait_for", wait_for, 1), ("staleness", staleness, 0)):
+            if value is not None or name == "servers":
+                whole("ParameterServer", name, value, least=least)
         self.communicator, self.servers, self.staleness, self.weight = communicator, servers, staleness, weight
         self.workers = communicator.size - servers
         self._check(wait_for)
@@ -103,6 +107,8 @@ class ParameterServer:
         """This rank's number."""
         return self.communicator.rank
 
+    pieces = 1                                              # every rank measures the whole validation set
+
     @property
     def index(self) -> int:
         """The worker's number, from 0; negative on servers."""
@@ -111,6 +117,9 @@ class ParameterServer:
     @property
     def cancellation(self) -> Cancellation:
         """Of a worker: set when the gradient under way is too late. It has `cancelled`, and `wait(seconds)`."""
+        if self.server:
+            raise ConfigError(explain(f"ParameterServer: rank {self.rank} is a server, and has no gradient to cancel.",
+                                      remedy="Ask on workers only: their index is 0 or more."))
         return self.worker.cancellation
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
@@ -130,12 +139,13 @@ class ParameterServer:
         >>> run_threads(3, lambda c: ParameterServer(c).share(np.arange(5))[0])
         [array([0, 1, 2, 3, 4]), array([0, 1]), array([2, 3, 4])]
         """
+        examples = examples_of(*arrays)
         if self.server or self.staleness is not None:
             return arrays
-        if len(arrays[0]) < self.workers:
-            raise ShapeError(explain(f"a batch of {len(arrays[0])} examples cannot be shared by {self.workers} workers.",
+        if examples < self.workers:
+            raise ShapeError(explain(f"a batch of {examples} examples cannot be shared by {self.workers} workers.",
                                      remedy="Give larger batches, or start fewer ranks."))
-        limits = bounds(len(arrays[0]), self.workers)
+        limits = bounds(examples, self.workers)
         return tuple(x[limits[self.index]:limits[self.index + 1]] for x in arrays)
 
     def agree(self, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
@@ -144,11 +154,7 @@ class ParameterServer:
 
     def tell(self, message: bytes, source: int = 0) -> bytes:
         """The message of one rank, on every rank."""
-        size = broadcast_in_place(at_rank_0(np.array([len(message)]), self.communicator, source), self.communicator)
-        text = np.zeros(size[0], np.uint8)
-        if self.rank == source:
-            text[:] = np.frombuffer(message, np.uint8)
-        return broadcast_in_place(at_rank_0(text, self.communicator, source), self.communicator).tobytes()
+        return tell(self.communicator, message, source)
 
     def furthest(self, steps: int) -> int:
         """Rank 0, which alone has model and state after every step."""
@@ -161,6 +167,14 @@ class ParameterServer:
         if self.server and self.staleness is not None:
             side.signal = side.asked
         return side.signal
+
+    def any(self, flag: bool) -> bool:
+        """The flag of this rank: all decide alike, from the same history."""
+        return flag
+
+    def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
+        """measure(all rows), on this rank by itself."""
+        return measure(slice(0, examples))
 
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
         """(model, state, loss): the newest model and state and rank 0's number, on every rank, once all workers have come here."""

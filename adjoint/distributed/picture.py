@@ -1,6 +1,6 @@
 """The plan drawn: efficiency against the number of workers, from 1 to 10,000, one panel for each kind of link.
 
-Invariant: an SVG complete in itself, every text escaped; the same plan gives the same bytes. May import: planner, plan.
+Invariant: an SVG complete in itself, every text escaped; the same plan gives the same bytes. May import: errors, planner, plan.
 Read next: plan.py.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from html import escape
 
+from ..errors import ConfigError, explain
 from .plan import EVERY, LINKS, TITLES, Work
 from .planner import averaging, forecast
 from .simulator import Links
@@ -37,7 +38,7 @@ def _line(efficiencies: list[float], colour: str, dash: str = "") -> str:
 
 
 def _panel(title: str, work: Work, links: Links) -> str:
-    body = [f'<text x="{LEFT}" y="{TOP - 12}" font-weight="600">{escape(title)}</text>']
+    body = [f'<text x="{LEFT}" y="{TOP - 12}" font-weight="600">{escape(str(title))}</text>']
     body += [f'<path d="M{LEFT} {_y(e):.1f}H{WIDE - RIGHT}" stroke="#e3e6ec"/>'
              f'<text x="{LEFT - 6}" y="{_y(e) + 4:.1f}" text-anchor="end">{100 * e:.0f} %</text>' for e in (0.0, 0.25, 0.5, 0.75, 1.0)]
     body += [f'<text x="{_x(10 ** k):.1f}" y="{HIGH - BOTTOM + 16}" text-anchor="middle">{10 ** k}</text>' for k in range(5)]
@@ -56,9 +57,12 @@ def drawing(work: Work, title: str, links: Mapping[str, Links] = LINKS) -> str:
     >>> text.startswith("<svg ") and text.count("<polyline") == 5 * len(LINKS)
     True
     """
+    if not (isinstance(work, Work) and isinstance(links, Mapping) and all(isinstance(each, Links) for each in links.values())):
+        raise ConfigError(explain(f"drawing: of {work!r:.60} over {links!r:.60}, expected Work, and Links by name.",
+                                  remedy="For instance drawing(Work(compute=0.25, size=102e6), \"a network\")."))
     rows = -(-len(links) // ACROSS)
     width, height = ACROSS * WIDE, HEAD + rows * HIGH + 10
-    body, place = [f'<text x="{LEFT}" y="22" font-size="15" font-weight="600">{escape(title)}</text>'], LEFT
+    body, place = [f'<text x="{LEFT}" y="22" font-size="15" font-weight="600">{escape(str(title))}</text>'], LEFT
     for name, colour, dash in (*((*curve, "") for curve in CURVES.values()), (*APART, ' stroke-dasharray="5 3"')):
         body.append(f'<path d="M{place} 41h22" stroke="{colour}" stroke-width="2"{dash}/>'
                     f'<text x="{place + 28}" y="45">{escape(name)}</text>')

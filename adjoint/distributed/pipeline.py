@@ -2,7 +2,7 @@
 
 GPipe's order: all micro-batches forward, then all backward, last first; a stage keeps only its inputs and computes the rest again. The p
 stages are idle for (p - 1)/(m + p - 1) of a step of m micro-batches: more of them, less waiting. Invariant: a step is that of one process
-on the whole batch, to rounding. May import: L0-L5, values, status. Read next: data_parallel.py.
+on the whole batch, to rounding. May import: L0-L5, train, values, status. Read next: data_parallel.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 
 from ..compiler.compile import compile
 from ..dtypes import DTYPES
-from ..errors import ConfigError, ShapeError, explain
+from ..errors import ShapeError, explain
 from ..optim import Optimizer, apply_updates
+from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad, vjp
 from ..tree import map_tree
+from .checks import RANKS, function_of, number, whole, world_of
 from .communicator import Communicator
 from .schedules import NOBODY, bounds
 from .status import enter, leave
@@ -40,7 +42,7 @@ def gpipe(micro_batches: int) -> list[Work]:
     >>> [(w.forward, w.micro_batch) for w in gpipe(2)]
     [(True, 0), (True, 1), (False, 1), (False, 0)]
     """
-    forwards = [Work(True, k) for k in range(micro_batches)]
+    forwards = [Work(True, k) for k in range(whole("gpipe", "micro_batches", micro_batches))]
     return forwards + [Work(False, each.micro_batch) for each in reversed(forwards)]
 
 
@@ -51,7 +53,11 @@ def timetable(stages: int, micro_batches: int, *, forward: float = 1.0, backward
     array([[1., 2., 7., 9.],
            [2., 3., 5., 7.]])
     """
-    order, ends = gpipe(micro_batches), np.zeros((stages, 2 * micro_batches))
+    stages = whole("timetable", "stages", stages, most=RANKS)
+    order, ends = gpipe(whole("timetable", "micro_batches", micro_batches, most=RANKS)), np.zeros((stages, 2 * micro_batches))
+    number("timetable", "forward", forward, above=True)
+    for name, seconds in (("backward", backward), ("transfer", transfer)):
+        number("timetable", name, seconds)
     for i, work in enumerate(order):
         line = range(stages) if work.forward else range(stages - 1, -1, -1)
         arrival = 0.0
@@ -96,8 +102,9 @@ class Pipeline:
     """
 
     def __init__(self, loss: Callable, optimizer: Optimizer, world: Communicator, *, micro_batches: int, compiled: bool = True):
-        if micro_batches < 1:
-            raise ConfigError(explain(f"Pipeline: {micro_batches} micro-batches.", remedy="Four times as many as stages keep them busy."))
+        check_parts(loss, optimizer)
+        world_of("Pipeline", world)
+        whole("Pipeline", "micro_batches", micro_batches, remedy="Four times as many as stages keep them busy.")
         self.world, self.micro_batches, self.optimizer = world, micro_batches, optimizer
         self.first, self.last = world.rank == 0, world.rank == world.size - 1
         made = compile if compiled else lambda function: function
@@ -109,6 +116,10 @@ class Pipeline:
 
     def step(self, stage: Any, state: Any, x: Any, y: Any) -> tuple:
         """One step on a batch; see the class."""
+        function_of("Pipeline", "the stage", stage, remedy="Give each rank its own part of the model: stages[world.rank].")
+        if not (np.ndim(x) and np.ndim(y) and len(x) == len(y)):
+            raise ShapeError(explain(f"Pipeline: x of shape {np.shape(x)}, y of shape {np.shape(y)}, expected as many examples in both.",
+                                     remedy="Give the whole batch, x and y, to every rank."))
         limits = bounds(len(x), self.micro_batches)
         if len(x) < self.micro_batches:
             raise ShapeError(explain(f"Pipeline: a batch of {len(x)} examples for {self.micro_batches} micro-batches.",
@@ -153,6 +164,10 @@ class Pipeline:
 
     def _send(self, h: Any, to: int, examples: int) -> None:
         """Hand an array to a neighbour; before the first one of a size, its shape and dtype."""
+        if not isinstance(h, np.ndarray) or h.ndim > MOST_AXES:
+            found = f"an array of {h.ndim} axes" if isinstance(h, np.ndarray) else type(h).__name__
+            raise ShapeError(explain(f"Pipeline: the stage gives {found}, expected one array of at most {MOST_AXES} axes.",
+                                     remedy="Let a stage return one array: what the next stage takes."))
         if (True, to, examples) not in self._headers:
             self._headers[True, to, examples] = h.shape, h.dtype
             header = np.zeros(2 + MOST_AXES, np.int64)

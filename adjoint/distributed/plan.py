@@ -1,17 +1,20 @@
 """The plan: for some numbers of workers, what a step will take, which strategy to use, and why, in words and as a table.
 
-Invariant: every number comes from planner.py; here they are only chosen and written down. May import: errors, planner, simulator.
+Invariant: every number comes from planner.py; here they are only chosen and written down. May import: errors, checks, planner, simulator.
 Read next: picture.py, which draws them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from ..errors import ConfigError, explain
-from .planner import COSTS, Cost, Forecast, averaging, best_wait, forecast
-from .simulator import Links
+from .checks import number
+from .planner import COSTS, Cost, Forecast, averaging, best_wait, checked_work, forecast
+from .simulator import Links, checked_links
 
 LINKS = {"100gbit": Links(3e-6, 11.5e9), "10gbit": Links(20e-6, 1177e6), "1gbit": Links(50e-6, 117.7e6), "home": Links(0.05, 11.77e6),
          "slow-home": Links(0.05, 1.177e6)}
@@ -21,7 +24,8 @@ NEAR = 0.02             # a plain ring is taken where it loses less than this sh
 EVERY = 500             # steps between averages, where a step cannot be shared
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """One worker's step: seconds of its gradient, bytes of gradients, the exponential share of the seconds, the share during which
     gradients are already on their way, and the optimizer's arrays of the parameters' size."""
 
@@ -30,6 +34,9 @@ class Work(NamedTuple):
     jitter: float = 0.0
     overlap: float = 0.0
     moments: int = 2
+
+    def __post_init__(self) -> None:
+        checked_work("Work", **asdict(self))
 
 
 class Advice(NamedTuple):
@@ -47,11 +54,11 @@ def links_of(text: str) -> Links:
     >>> links_of("1gbit") == links_of("50e-6,117.7e6")
     True
     """
-    if text in LINKS:
+    if isinstance(text, str) and text in LINKS:
         return LINKS[text]
     try:
         latency, bandwidth = map(float, text.split(","))
-    except ValueError:
+    except (AttributeError, ValueError):
         raise ConfigError(explain(f"the link is {text!r:.60}.", where="",
                                   remedy=f"One of {', '.join(LINKS)}, or seconds,bytes-a-second: 50e-6,117.7e6.")) from None
     return Links(latency, bandwidth)
@@ -66,8 +73,8 @@ def advise(workers: int, work: Work, links: Links, *, costs: dict[str, Cost] = C
     >>> advise(8, Work(1.0, 1e4, jitter=0.5), LINKS["10gbit"]).best[0::7]
     ('parameter_server', 6)
     """
-    options = {"compute": work.compute, "size": work.size, "links": links, "jitter": work.jitter, "overlap": work.overlap,
-               "moments": work.moments, "costs": costs}
+    _check(work)
+    options = {**asdict(work), "links": links, "costs": costs}
     found = forecast(workers, **options)
     server = next((f for f in found if f.strategy == "parameter_server"), None)
     if server is not None and work.jitter > 0 and workers > 1:
@@ -78,6 +85,11 @@ def advise(workers: int, work: Work, links: Links, *, costs: dict[str, Cost] = C
     ring = next((f for f in found if f.strategy == "ring"), found[0])
     best = ring if ring.efficiency >= found[0].efficiency * (1 - NEAR) else found[0]
     return Advice(workers, best, _reason(workers, work, links, best, ring), found)
+
+
+def _check(work: Work) -> None:
+    if not isinstance(work, Work):
+        raise ConfigError(explain(f"plan: work is {work!r:.60}, expected Work.", remedy="For instance Work(compute=0.25, size=102e6)."))
 
 
 def _reason(workers: int, work: Work, links: Links, best: Forecast, ring: Forecast) -> str:
@@ -105,6 +117,7 @@ def duration(seconds: float) -> str:
     >>> duration(0.0000042), duration(0.0123), duration(75.0), duration(8000.0)
     ('4.2 us', '12.3 ms', '75 s', '2.22 h')
     """
+    seconds = number("duration", "seconds", seconds, most=math.inf)
     for unit, name in ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
@@ -117,6 +130,7 @@ def volume(size: float) -> str:
     >>> volume(102e6), volume(480.0)
     ('102 MB', '480 B')
     """
+    size = number("volume", "size", size, most=math.inf)
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
@@ -132,6 +146,10 @@ def report(workers: Sequence[int], work: Work, links: Links, *, costs: dict[str,
            4  ring                    301 ms      83.0 %       51.3 ms            6 MB           16 MB
               it sends the fewest bytes to one neighbour, and latency does not matter at this size
     """
+    _check(work)
+    checked_links("report", links)
+    if isinstance(workers, str) or not isinstance(workers, Sequence):
+        raise ConfigError(explain(f"report: workers is {workers!r:.60}, expected numbers of them.", remedy="For instance [4, 64, 1024]."))
     varies = f", {100 * work.jitter:.3g} % of it varies" if work.jitter else ""
     hides = f", {100 * work.overlap:.3g} % of it hides communication" if work.overlap else ""
     lines = [f"compute {duration(work.compute)}{varies}{hides}, gradients {volume(work.size)}, links of "

@@ -1,7 +1,7 @@
 """The planner: how long a step of n workers takes, from compute time, message size, latency, bandwidth and the law of stragglers.
 
 Invariant: every figure is a formula below; the simulator, which runs the schedules, is held against them. Times in seconds, sizes in
-bytes. May import: errors, simulator, stragglers. Read next: plan.py, which puts them into words.
+bytes. May import: errors, checks, simulator, stragglers. Read next: plan.py, which puts them into words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, explain
-from .simulator import Links
+from .checks import RANKS, number, whole
+from .simulator import Links, checked_links
 from .stragglers import expected_wait
 
 Cost = Callable[[int, float, Links], float]
@@ -60,7 +61,26 @@ def hierarchical(local: int, inside: Links) -> Cost:
     >>> hierarchical(4, Links(1e-6, 1e10))(8, 4e6, Links(50e-6, 117.7e6)) < COSTS["ring"](8, 4e6, Links(50e-6, 117.7e6))
     True
     """
-    return lambda n, size, at: _tree(local, size, inside) + _ring(n // local, size, at)
+    whole("hierarchical", "local", local, most=RANKS, remedy="It counts the ranks of one host.")
+    checked_links("hierarchical", inside)
+
+    def cost(n: int, size: float, at: Links) -> float:
+        if n % local:
+            raise ConfigError(explain(f"hierarchical: {n} ranks with {local} to a host.", remedy="Start as many ranks on every host."))
+        return _tree(local, size, inside) + _ring(n // local, size, at)
+    return cost
+
+
+def checked_work(of: str, *, compute: float, size: float, jitter: float = 0.0, overlap: float = 0.0, moments: int = 0) -> None:
+    """Refuse work that is none: no compute, a negative size, shares outside 0 to 1.
+
+    >>> checked_work("forecast", compute=0.25, size=102e6)
+    """
+    number(of, "compute", compute, above=True, remedy="It is the seconds of one worker's gradient: 0.25, for instance.")
+    number(of, "size", size, remedy="It is the bytes of all gradients: 4 for each float32 parameter.")
+    for name, share in (("jitter", jitter), ("overlap", overlap)):
+        number(of, name, share, most=1.0, remedy="It is a share of the compute, from 0 to 1.")
+    whole(of, "moments", moments, least=0, remedy="It counts arrays of the parameters' size: 2 for Adam.")
 
 
 class Forecast(NamedTuple):
@@ -84,6 +104,11 @@ def sent_by_the_busiest(strategy: str, workers: int, size: float) -> float:
     >>> [sent_by_the_busiest(name, 4, 100.0) for name in ("ring", "tree", "parameter_server")]
     [150.0, 200.0, 300.0]
     """
+    known = (*COSTS, "hierarchical")
+    if not isinstance(strategy, str) or strategy not in known:
+        raise ConfigError(explain(f"sent_by_the_busiest: strategy is {strategy!r:.60}.", remedy=f"One of {', '.join(known)}."))
+    whole("sent_by_the_busiest", "workers", workers, most=RANKS)
+    number("sent_by_the_busiest", "size", size)
     if strategy == "parameter_server":
         return (workers - 1) * size
     if strategy in ("ring", "halving_doubling", "hierarchical"):
@@ -105,12 +130,12 @@ def forecast(workers: int, *, compute: float, size: float, links: Links, jitter:
     >>> best.strategy, round(best.efficiency, 2), best.memory / 102e6
     ('halving_doubling', 0.13, 4.0)
     """
-    shares = all(0 <= share <= 1 for share in (jitter, overlap))
-    if workers < 1 or not 0 < compute < math.inf or not 0 <= size < math.inf or moments < 0 or not shares:
-        raise ConfigError(explain(
-            f"forecast: {workers} workers, compute {compute} s, size {size} bytes, jitter {jitter}, overlap {overlap}, moments {moments}.",
-            remedy="At least one worker and some compute; jitter and overlap are shares from 0 to 1."))
-    k = workers if wait_for is None else wait_for
+    whole("forecast", "workers", workers, most=RANKS, remedy="It counts workers: 16, for instance.")
+    checked_work("forecast", compute=compute, size=size, jitter=jitter, overlap=overlap, moments=moments)
+    checked_links("forecast", links)
+    if not (isinstance(costs, dict) and all(map(callable, costs.values()))):
+        raise ConfigError(explain(f"forecast: costs is {costs!r:.60}.", remedy="Functions by name: planner.COSTS, or profile.costs()."))
+    k = workers if wait_for is None else whole("forecast", "wait_for", wait_for, most=workers, remedy="None waits for all workers.")
     computing = compute * (1.0 - jitter + jitter * expected_wait(workers, k))
     found = []
     for name, cost in costs.items():
@@ -133,6 +158,10 @@ def best_wait(workers: int, *, compute: float, jitter: float, communicating: flo
     >>> best_wait(8, compute=1.0, jitter=1.0), best_wait(8, compute=1.0, jitter=0.1), best_wait(64, compute=1.0, jitter=1.0, least=0.0)
     (6, 8, 1)
     """
+    whole("best_wait", "workers", workers, most=RANKS)
+    checked_work("best_wait", compute=compute, size=0.0, jitter=jitter)
+    number("best_wait", "communicating", communicating)
+    number("best_wait", "least", least, most=1.0, remedy="It is the share of the workers that are waited for in any case.")
     waits = np.cumsum(1.0 / np.arange(workers, 0, -1))
     speed = np.arange(1, workers + 1) / (compute * (1.0 - jitter + jitter * waits) + communicating)
     first = max(math.ceil(least * workers), 1) - 1
@@ -145,4 +174,8 @@ def averaging(workers: int, every: int, *, compute: float, size: float, links: L
     >>> round(averaging(8, 500, compute=1.0, size=4e9, links=Links(0.05, 11.77e6)), 2)
     0.46
     """
+    whole("averaging", "workers", workers, most=RANKS)
+    whole("averaging", "every", every, remedy="It counts the steps from one average to the next.")
+    checked_work("averaging", compute=compute, size=size)
+    checked_links("averaging", links)
     return every * compute / (every * compute + _ring(workers, size, links))

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError, explain
 from . import schedules
+from .checks import number, world_of
 from .collectives import ALGORITHMS, Turn, carry_out, perform, schedule_of
 from .communicator import Communicator
 from .planner import COSTS
@@ -34,9 +35,9 @@ _RATE = 1e15                                                # bytes a second of 
 
 def slowest(communicator: Communicator, seconds: float) -> float:
     """The largest of the ranks' numbers, on every rank."""
-    number = np.array([seconds])
-    carry_out(schedules.tree, number, communicator, np.maximum)
-    return float(number[0])
+    most = np.array([seconds])
+    carry_out(schedules.tree, most, communicator, np.maximum)
+    return float(most[0])
 
 
 def timed(communicator: Communicator, call: Callable[[], object], seconds: float) -> float:
@@ -181,8 +182,9 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
     >>> profile.hosts, profile.links().bandwidth > 0
     ([0, 0], True)
     """
-    if communicator.size == 1 or not seconds > 0:
-        raise ConfigError(explain(f"probe: a world of {communicator.size}, {seconds} seconds; expected two ranks at least, and some time.",
+    number("probe", "seconds", seconds, above=True, remedy="It is how long to measure: 3.0, for instance.")
+    if world_of("probe", communicator).size == 1:
+        raise ConfigError(explain("probe: a world of 1, expected two ranks at least.",
                                   remedy="Start more ranks: mpiexec -n 4 adjoint probe, or adjoint probe --threads 4."))
     names = host_names(communicator)
     copying = _copying(communicator)

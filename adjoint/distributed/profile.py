@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from ..compiler.cache import directory
+from ..errors import ConfigError, explain
 from ..train import files
 from .communicator import Communicator, Counts
 from .planner import COSTS, Cost
@@ -114,22 +115,30 @@ def save(profile: Profile, path: Path) -> None:
     files.write_whole(path, msgspec.json.encode(profile) + b"\n")
 
 
-def load(path: Path | None) -> Profile | None:
-    """The profile in a file, checked; None, after a warning where there is one that cannot be used."""
-    if path is None:
-        return None
+def read(path: Path) -> Profile:
+    """The profile in a file, checked. Raises ConfigError for a file that cannot be used; FileNotFoundError."""
     try:
         profile = msgspec.json.decode(files.read_whole(path, follow_links=False), type=Profile)
     except FileNotFoundError:
-        return None
+        raise
     except (OSError, ValueError) as error:                              # msgspec's errors are ValueErrors
         fault = str(error)
     else:
         fault = _fault(profile)
     if fault:
-        warnings.warn(f"{path} is not used: {fault}. Measure again: adjoint probe.", RuntimeWarning, stacklevel=2)
-        return None
+        raise ConfigError(explain(f"{path} is not used: {fault}.", where="", remedy="Measure again: adjoint probe."))
     return profile
+
+
+def load(path: Path | None) -> Profile | None:
+    """The profile in a file, checked; None, after a warning where there is one that cannot be used."""
+    try:
+        return None if path is None else read(path)
+    except FileNotFoundError:
+        return None
+    except ConfigError as error:
+        warnings.warn(" ".join(str(error).split()), RuntimeWarning, stacklevel=2)
+        return None
 
 
 def _fault(profile: Profile) -> str:

@@ -1,7 +1,7 @@
 """Collective algorithms as data: a schedule is a sequence of rounds, each saying for all ranks at once who sends what to whom.
 
 Invariant: in a round a rank sends at most one slice and receives at most one; every rank ends with the same bits. Whoever runs a schedule
-(a rank of a real world, a simulator of all ranks) adds nothing to it. May import: errors. Read next: collectives.py, simulator.py.
+(a rank of a real world, a simulator of all ranks) adds nothing to it. May import: errors, checks. Read next: collectives.py, simulator.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, explain
+from .checks import RANKS, whole
 
 NOBODY = -1
 
@@ -40,7 +41,15 @@ def bounds(size: int, parts: int) -> np.ndarray:
     >>> bounds(7, 3)
     array([0, 2, 4, 7])
     """
+    whole("bounds", "size", size, least=0, remedy="It counts elements or examples.")
+    whole("bounds", "parts", parts, remedy="It counts parts: 4, for instance.")
     return np.arange(parts + 1) * size // parts
+
+
+def _check(n: int, size: int) -> None:
+    """Refuse a schedule of no ranks, or for no number of elements."""
+    whole("a schedule", "n", n, most=RANKS, remedy="It counts ranks: ring(4, 1000).")
+    whole("a schedule", "size", size, least=0, remedy="It counts elements: ring(4, 1000).")
 
 
 def _from_sends(n: int, senders: np.ndarray, receivers: np.ndarray, first: np.ndarray | int, last: np.ndarray | int,
@@ -59,6 +68,7 @@ def _from_sends(n: int, senders: np.ndarray, receivers: np.ndarray, first: np.nd
 
 def _ring_rounds(n: int, size: int, first: int, combines: bool) -> Schedule:
     """n - 1 rounds; in round k rank r hands chunk (r + first - k) mod n to its neighbour r + 1."""
+    _check(n, size)
     ranks, limits = np.arange(n), bounds(size, n)
     to, source = (ranks + 1) % n, (ranks - 1) % n
     twice = np.tile(limits[:-1], 2), np.tile(limits[1:], 2)         # chunks s .. s + n - 1 (mod n) are a window of it: nothing is copied
@@ -108,7 +118,8 @@ RINGS = frozenset((ring, ring_reduce_scatter, ring_all_gather))         # every 
 
 def _folded(n: int, size: int, inner: Callable[[int], Schedule]) -> Schedule:
     """`inner` among the largest power of two of ranks; the ranks beyond it hand their part in before, and get the result after."""
-    power = 1 << (n.bit_length() - 1)
+    _check(n, size)
+    power = 1 << (int(n).bit_length() - 1)
     extra = np.arange(n - power)
     if len(extra):
         yield _from_sends(n, extra + power, extra, 0, size, True)
@@ -177,6 +188,7 @@ def tree_reduce(n: int, size: int) -> Schedule:
     >>> len(list(tree_reduce(5, 1)))
     3
     """
+    _check(n, size)
     distance = 1
     while distance < n:
         senders = np.arange(distance, n, 2 * distance)
@@ -211,6 +223,7 @@ def parameter_server(n: int, size: int) -> Schedule:
     >>> len(list(parameter_server(4, 8)))
     6
     """
+    _check(n, size)
     workers = np.arange(1, n)
     for worker in workers:
         yield _from_sends(n, np.array([worker]), np.array([0]), 0, size, True)
@@ -226,7 +239,8 @@ def hierarchical(n: int, size: int, *, local: int) -> Schedule:
     >>> len(list(hierarchical(8, 16, local=4)))
     6
     """
-    if local < 1 or n % local:
+    _check(n, size)
+    if n % whole("hierarchical", "local", local, most=RANKS, remedy="It counts the ranks of one host."):
         raise ConfigError(explain(f"hierarchical: {n} ranks with {local} to a host.", remedy="Start as many ranks on every host."))
     hosts = n // local
     firsts = np.arange(hosts) * local

@@ -17,6 +17,7 @@ from ..nn.modes import absorb
 from ..optim import Optimizer, apply_updates
 from ..train.loop import choose, objective
 from ..tree import flatten, unflatten
+from .checks import number
 from .server import FINAL, MODEL, Answer, Note, Server, receive, send
 from .shards import Shards, joined, taken
 from .worker import Worker
@@ -133,7 +134,8 @@ class ServerStep:
         parts = [taken(message, like) for _, message in answers.values()]
         notes = [note for note, _ in answers.values()]
         sums = tuple(sum(column[1:], column[0]) for column in zip(*parts, strict=True))
-        weight = 1.0 if place.staleness is None else place.weight(place.server.version - notes[0].version)
+        weight = 1.0 if place.staleness is None else number("ParameterServer", "what weight returns",
+                                                            place.weight(place.server.version - notes[0].version))
         return sums, np.array([sum(n.loss for n in notes), sum(n.examples for n in notes), min(n.finite for n in notes), weight])
 
     def _update(self, model: Any, state: Any, sums: tuple, totals: Any) -> tuple:

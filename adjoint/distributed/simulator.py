@@ -2,7 +2,7 @@
 
 Invariant: time never depends on this machine. A transfer begins when both ends are free and takes latency + bytes / bandwidth, and
 the receiver of a round that combines then adds up what came.
-May import: errors, schedules. Read next: stragglers.py.
+May import: errors, checks, schedules. Read next: stragglers.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ConfigError, explain
+from ..errors import ConfigError, ShapeError, explain
+from .checks import RANKS, durations, number, whole
 from .schedules import NOBODY, Round
 
 
@@ -27,9 +28,25 @@ class Links:
     adding: float = math.inf
 
     def __post_init__(self) -> None:
-        if not (self.latency >= 0 and self.bandwidth > 0 and self.adding > 0):
-            raise ConfigError(explain(f"Links: latency {self.latency} s, bandwidth {self.bandwidth} bytes/s, adding {self.adding} bytes/s.",
-                                      remedy="For instance Links(50e-6, 117.7e6): Ethernet of 1 Gbit/s."))
+        remedy = "For instance Links(50e-6, 117.7e6): Ethernet of 1 Gbit/s."
+        number("Links", "latency", self.latency, remedy=remedy)
+        for name in ("bandwidth", "adding"):
+            number("Links", name, getattr(self, name), above=True, most=math.inf, remedy=remedy)
+
+
+def checked_links(of: str, links: Links) -> Links:
+    """The links; raises ConfigError for anything else.
+
+    >>> checked_links("Simulator", Links(0.0, 1e9)).bandwidth
+    1000000000.0
+    """
+    if not isinstance(links, Links):
+        raise ConfigError(explain(f"{of}: links is {links!r:.60}, expected Links.",
+                                  remedy="For instance distributed.Links(50e-6, 117.7e6): Ethernet of 1 Gbit/s."))
+    return links
+
+
+_MADE = "Make one for this world: schedules.ring(ranks, elements)."
 
 
 class Simulator:
@@ -43,20 +60,48 @@ class Simulator:
     """
 
     def __init__(self, ranks: int, links: Links):
-        self.links, self.clocks = links, np.zeros(ranks)
-        self.rounds, self.bytes_sent = 0, np.zeros(ranks, np.int64)
+        self.links, self.clocks = checked_links("Simulator", links), np.zeros(whole("Simulator", "ranks", ranks, most=RANKS))
+        self.rounds, self.bytes_sent = 0, np.zeros(len(self.clocks), np.int64)
 
     def compute(self, seconds: np.ndarray | float) -> None:
-        """Let every rank be busy for so long."""
+        """Let every rank be busy for so long: a number, or one for each rank."""
+        n = len(self.clocks)
+        seconds = durations("Simulator.compute", "seconds", seconds, lambda shape: shape in ((), (n,)), f"one or {n}")
         self.clocks = self.clocks + seconds
 
     def run(self, rounds: Iterable[Round], *, bytes_per_element: int, data: np.ndarray | None = None) -> np.float64:
-        """Perform a schedule; the time at which the last rank is done. data [ranks, size] is changed as the ranks' buffers would be."""
+        """Perform a schedule; the time at which the last rank is done. data [ranks, size] is changed as the ranks' buffers would be.
+
+        Raises: ConfigError for a schedule of another number of ranks; ShapeError for data that it was not made for.
+        """
+        whole("Simulator.run", "bytes_per_element", bytes_per_element)
+        if not isinstance(rounds, Iterable):
+            raise ConfigError(explain(f"Simulator.run: {rounds!r:.60} is no schedule.", remedy=_MADE))
+        if data is not None and (not isinstance(data, np.ndarray) or data.ndim != 2 or len(data) != len(self.clocks)):
+            raise ShapeError(explain(f"Simulator.run: data of shape {np.shape(data)} for {len(self.clocks)} ranks, expected [ranks, size].",
+                                     remedy="Give a row to each rank."))
+        reached = 0
         for each in rounds:
+            reached = max(reached, self._checked(each, data))
             self._time(each, bytes_per_element)
             if data is not None:
                 _move(each, data)
+        if data is not None and len(data) > 1 and reached != data.shape[1]:
+            raise _other_size(reached, data)
         return self.clocks.max()
+
+    def _checked(self, each: Round, data: np.ndarray | None) -> int:
+        """Up to which element of the data a round goes."""
+        if not isinstance(each, Round):
+            raise ConfigError(explain(f"Simulator.run: {each!r:.60} is no Round.", remedy=_MADE))
+        if len(each.to) != len(self.clocks):
+            raise ConfigError(explain(f"Simulator.run: a schedule of {len(each.to)} ranks in a world of {len(self.clocks)}.", remedy=_MADE))
+        if data is None:
+            return 0
+        reached = max(int(limits[1].max()) for limits in (each.sent, each.received))
+        if reached > data.shape[1]:
+            raise _other_size(reached, data)
+        return reached
 
     def _time(self, each: Round, width: int) -> None:
         """One round: every transfer begins at the later of its two clocks; a rank goes on when both its transfers are done."""
@@ -76,6 +121,11 @@ class Simulator:
         arrived = done + payload / wire.adding if each.combines else done
         self.clocks[receivers] = np.maximum(self.clocks[receivers], arrived)
         self.bytes_sent[senders] += payload
+
+
+def _other_size(reached: int, data: np.ndarray) -> ShapeError:
+    return ShapeError(explain(f"Simulator.run: the schedule goes up to element {reached}, data has {data.shape[1]} elements a rank.",
+                              remedy="Make the schedule for as many: ring(ranks, data.shape[1])."))
 
 
 def _move(each: Round, data: np.ndarray) -> None:

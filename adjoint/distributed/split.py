@@ -1,7 +1,7 @@
 """Model parallelism inside a layer: a Linear whose outputs, or whose inputs, are shared out over the ranks.
 
 A column-split Linear before a row-split one is a pair that sends one sum forward and one backward: between them each rank has features of
-its own. Invariant: the pair is the function of the two whole layers, to rounding. May import: L0-L5, values. Read next: pipeline.py.
+its own. Invariant: the pair is the function of the two whole layers, to rounding. May import: L0-L5, train, values. Read next: pipeline.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..compiler.compile import compile
-from ..errors import ConfigError, explain
+from ..errors import ConfigError, ShapeError, explain
 from ..nn.layers import Linear
 from ..nn.module import Module
 from ..optim import Optimizer, apply_updates
+from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad
 from ..tree import Structure, flatten
+from .checks import world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
 from .schedules import bounds
@@ -29,12 +31,27 @@ class _Split(Module):
 
     varying: ClassVar[tuple[str, ...]] = ()         # fields of which every rank has another part
 
-    def _share(self, name: str, features: int, world: Communicator) -> slice:
+    def _share(self, layer: Linear, axis: int, world: Communicator) -> slice:
+        """This rank's features among those of a weight's axis."""
+        name = type(self).__name__
+        if not isinstance(layer, Linear):
+            raise ConfigError(explain(f"{name}: found {getattr(layer, '__name__', type(layer).__name__)}, expected an nn.Linear.",
+                                      remedy="Make the whole layer, and split it: ColumnLinear(nn.Linear(64, 32, rng=rng), world)."))
+        world_of(name, world)
+        features = layer.weight.shape[axis]
         if features < world.size:
             raise ConfigError(explain(f"{name}: {features} features cannot be shared out over {world.size} ranks.",
                                       remedy="Start fewer ranks, or split a wider layer."))
         limits = bounds(features, world.size)
         return slice(limits[world.rank], limits[world.rank + 1])
+
+
+def _check(layer: Any, x: Any, remedy: str) -> None:
+    """Refuse an input that has not the features of this rank's part of the weight."""
+    features, world = layer.weight.shape[1], layer.world
+    if np.shape(x)[-1:] != (features,):
+        raise ShapeError(explain(f"{type(layer).__name__}: the input has shape {np.shape(x)}, its last axis must have {features} features "
+                                 f"on rank {world.rank} of {world.size}.", remedy=remedy))
 
 
 class ColumnLinear(_Split):
@@ -57,10 +74,11 @@ class ColumnLinear(_Split):
     varying = ("weight", "bias")
 
     def __init__(self, layer: Linear, world: Communicator) -> None:
-        own = self._share("ColumnLinear", layer.weight.shape[0], world)
+        own = self._share(layer, 0, world)
         self._place(weight=layer.weight[own].copy(), bias=None if layer.bias is None else layer.bias[own].copy(), world=world)
 
     def __call__(self, x: Any) -> Any:
+        _check(self, x, "A ColumnLinear takes all features, on every rank: check the order of the layers.")
         y = x @ self.weight.T
         return y if self.bias is None else y + self.bias
 
@@ -91,10 +109,11 @@ class RowLinear(_Split):
     varying = ("weight",)
 
     def __init__(self, layer: Linear, world: Communicator) -> None:
-        own = self._share("RowLinear", layer.weight.shape[1], world)
+        own = self._share(layer, 1, world)
         self._place(weight=layer.weight[:, own].copy(), bias=layer.bias, world=world)
 
     def __call__(self, x: Any) -> Any:
+        _check(self, x, "A RowLinear takes this rank's own: what a ColumnLinear of that width gives, or own_chunk(x, world, axis=-1).")
         y = all_reduce(x @ self.weight.T, self.world)
         return y if self.bias is None else y + self.bias
 
@@ -160,6 +179,9 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     >>> run_threads(2, program)
     [True, True]
     """
+    check_parts(loss, optimizer)
+    world_of("make_split_step", world)
+
     def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
         objective = value_and_grad(lambda model, x, y: loss(model(x), y))
         value, gradients = per_rank(objective, world, varying=(varying_leaves(model), False, False))(model, x, y)

@@ -1,6 +1,6 @@
 """The law of waiting: how long a step takes that waits for all, or for the first k, of n workers.
 
-Invariant: times are in units of the mean compute time of one worker. May import: errors. Read next: schedules.py.
+Invariant: times are in units of the mean compute time of one worker. May import: errors, checks. Read next: schedules.py.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ConfigError, explain
+from .checks import RANKS, durations, whole
 
 
 def harmonic(n: int) -> float:
@@ -16,7 +17,7 @@ def harmonic(n: int) -> float:
     >>> round(harmonic(8), 6), round(harmonic(1000), 6)
     (2.717857, 7.485471)
     """
-    return float(np.sum(1.0 / np.arange(n, 0, -1)))
+    return float(np.sum(1.0 / np.arange(whole("harmonic", "n", n, least=0, most=RANKS), 0, -1)))
 
 
 def expected_wait(n: int, k: int | None = None) -> float:
@@ -28,8 +29,9 @@ def expected_wait(n: int, k: int | None = None) -> float:
     >>> [round(expected_wait(8, k), 3) for k in (1, 6, 7, 8)]
     [0.125, 1.218, 1.718, 2.718]
     """
-    k = n if k is None else k
-    if not 1 <= k <= n:
+    n = whole("expected_wait", "n", n, most=RANKS, remedy="n counts workers.")
+    k = n if k is None else whole("expected_wait", "k", k, remedy="k counts the workers that are waited for.")
+    if k > n:
         raise ConfigError(explain(f"expected_wait: the {k}-th of {n} workers.", remedy=f"k is from 1 to {n}."))
     return float(np.sum(1.0 / np.arange(n, n - k, -1)))
 
@@ -56,16 +58,17 @@ def waits(times: np.ndarray, k: int | None = None, *, cancel: bool = True) -> np
     >>> waits(np.array([[1.0, 5.0], [1.0, 1.0]]), 2)
     array([5., 1.])
     """
+    times = durations("waits", "times", times, lambda shape: len(shape) == 2 and shape[1] > 0, "[steps, workers]")
     steps, workers = times.shape
     k = workers if k is None else k
     expected_wait(workers, k)
     if cancel:
         return np.partition(times, k - 1, axis=1)[:, k - 1]
-    now, free, durations = 0.0, np.zeros(workers), np.empty(steps)
+    now, free, waited = 0.0, np.zeros(workers), np.empty(steps)
     for step, row in enumerate(times):
         done = np.maximum(free, now) + row
         end = np.partition(done, k - 1)[k - 1]
         # A worker that was not among the first k, and had begun, goes on with its stale work; one not yet free begins nothing.
         free = np.where(done <= end, end, np.where(free <= end, done, free))
-        durations[step], now = end - now, end
-    return durations
+        waited[step], now = end - now, end
+    return waited

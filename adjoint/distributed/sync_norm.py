@@ -17,6 +17,7 @@ from ..errors import ConfigError, ShapeError, explain
 from ..nn.normalization import BatchNorm1d, BatchNorm2d, _BatchNorm, _channels_first, _channels_last, _checked
 from ..transforms.custom import stop_gradient
 from ..tree import is_module
+from .checks import world_of
 from .communicator import Communicator
 from .values import all_reduce
 
@@ -48,7 +49,7 @@ class SyncBatchNorm(_BatchNorm):
         if type(layer) not in _RANKS:
             raise ConfigError(explain(f"SyncBatchNorm: found {type(layer).__name__}, expected nn.BatchNorm1d or nn.BatchNorm2d.",
                                       remedy="Convert a whole model: distributed.synchronized(model, world)."))
-        self._place(**layer.__dict__, world=world, allowed=_RANKS[type(layer)])
+        self._place(**layer.__dict__, world=world_of("SyncBatchNorm", world), allowed=_RANKS[type(layer)])
 
     def __call__(self, x: Any) -> Any:
         if self.path is None:

@@ -1,6 +1,7 @@
 """A world of threads in one process: the same programs as under MPI, for tests and for learning.
 
-Invariant: a rank that raises ends the world; nobody waits longer than `seconds`. May import: errors, communicator. Read next: mpi.py.
+Invariant: a rank that raises ends the world; nobody waits longer than `seconds`. May import: errors, checks, communicator.
+Read next: mpi.py.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CommunicationError, explain
+from ..errors import CommunicationError, ConfigError, explain
+from .checks import function_of, number, whole
 from .communicator import Communicator, Counts
 
+MOST = 1024             # threads of a world: there is a mailbox for each pair
 LOOK = 0.05             # seconds between looks at whether another rank has failed
 
 
@@ -31,9 +34,17 @@ class _World:
         self.failed = threading.Event()
         self.errors: list[tuple[int, BaseException]] = []
 
+    def box(self, source: int, to: int) -> queue.SimpleQueue:
+        """Where messages of one rank to another lie."""
+        found = self.boxes.get((source, to))
+        if found is None:
+            raise ConfigError(explain(f"a message from rank {source} to rank {to} in a world of {self.size}.",
+                                      remedy=f"Ranks count from 0 to {self.size - 1}."))
+        return found
+
     def deliver(self, source: int, to: int, message: np.ndarray) -> None:
         """Put a message into its box, ring, and call back who watches for it."""
-        self.boxes[source, to].put(message)
+        self.box(source, to).put(message)
         with self.bells[to]:                                    # a callback ends before its watcher leaves
             self.bells[to].notify_all()
             watched = self.watched[to]
@@ -66,7 +77,7 @@ class ThreadCommunicator:
     def collect(self, source: int) -> np.ndarray:
         """The copy that was sent."""
         self.arrived((source,))
-        message = self._world.boxes[source, self.rank].get().reshape(-1).view(np.uint8)
+        message = self._world.box(source, self.rank).get().reshape(-1).view(np.uint8)
         self.counts.note(None, source, message)
         return message
 
@@ -79,7 +90,7 @@ class ThreadCommunicator:
         with bell:
             while not self._world.failed.is_set():
                 for source in sources:
-                    if not self._world.boxes[source, self.rank].empty():
+                    if not self._world.box(source, self.rank).empty():
                         return source
                 left = deadline - time.monotonic()
                 if left <= 0.0:
@@ -93,7 +104,7 @@ class ThreadCommunicator:
     def watching(self, source: int, callback: Callable[[], None]) -> Iterator[None]:
         """The thread that sends calls back."""
         with self._world.bells[self.rank]:
-            if self._world.boxes[source, self.rank].empty():
+            if self._world.box(source, self.rank).empty():
                 self._world.watched[self.rank] = source, callback
             else:
                 callback()
@@ -116,7 +127,7 @@ class ThreadCommunicator:
         deadline = time.monotonic() + self.seconds
         while not self._world.failed.is_set():
             try:
-                found = self._world.boxes[source, self.rank].get(timeout=LOOK)
+                found = self._world.box(source, self.rank).get(timeout=LOOK)
             except queue.Empty:
                 if time.monotonic() > deadline:
                     raise self._waited(str(source)) from None
@@ -137,6 +148,9 @@ def run_threads(size: int, function: Callable[[Communicator], Any], *, seconds: 
     >>> run_threads(3, lambda c: c.rank)
     [0, 1, 2]
     """
+    whole("run_threads", "size", size, most=MOST, remedy="It counts the ranks of the world, each a thread.")
+    function_of("run_threads", "function", function, remedy="Give a function of the world: run_threads(2, lambda world: world.rank).")
+    number("run_threads", "seconds", seconds, above=True, remedy="It is how long a rank waits for a message.")
     world, results = _World(size, seconds), [None] * size
 
     def work(rank: int) -> None:

@@ -7,6 +7,7 @@ Read next: split.py.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..primitives.broadcasting import move_axis
 from ..primitives.collective import VARYING, WORLDS
 from ..transforms import ranks as typing
 from . import schedules
+from .checks import function_of, whole, world_of
 from .collectives import all_reduce_in_place, perform, turns
 from .communicator import Communicator
 from .status import enter, leave
@@ -32,16 +34,26 @@ class Through:
 
     def __init__(self, communicator: Communicator):
         self.communicator, self.rank, self.size, self.number = communicator, communicator.rank, communicator.size, next(_numbers)
+        self.asks: Callable | None = None       # asks(operation, function, *arguments) has another thread call the function, and waits
         WORLDS[self.number] = self
 
     def run(self, operation: str, buffer: np.ndarray, peers: tuple[int, int]) -> None:
         """Perform an operation on a contiguous buffer, in place."""
-        if self.size > 1 or operation == "send_receive":
-            enter(operation)
-            try:
-                _PERFORM[operation](buffer.reshape(-1), self.communicator, *peers)
-            finally:
-                leave()
+        if self.size == 1 and operation != "send_receive":
+            return
+        if self.asks is None:
+            self._perform(operation, buffer, peers)
+        else:
+            held = buffer.copy()                # the other thread may still write to it when this one has been interrupted
+            self.asks(operation, self._perform, operation, held, peers)
+            buffer[...] = held
+
+    def _perform(self, operation: str, buffer: np.ndarray, peers: tuple[int, int]) -> None:
+        enter(operation)
+        try:
+            _PERFORM[operation](buffer.reshape(-1), self.communicator, *peers)
+        finally:
+            leave()
 
     def __repr__(self) -> str:
         return f"rank {self.rank} of {self.size} in world {self.number}"
@@ -49,7 +61,7 @@ class Through:
 
 def ranks_of(communicator: Communicator) -> Through:
     """The rows' view of a communicator: made once, and kept with it."""
-    known = vars(communicator).get("_ranks")
+    known = vars(world_of("a collective", communicator)).get("_ranks")
     if known is None:
         known = vars(communicator)["_ranks"] = Through(communicator)
     return known
@@ -110,6 +122,11 @@ def per_rank(function: Callable, communicator: Communicator, *, varying: Any = T
     >>> run_threads(3, program)
     [np.float64(6.0), np.float64(6.0), np.float64(6.0)]
     """
+    function_of("per_rank", "function", function, remedy="Give the function that every rank runs: per_rank(lambda x: ..., world).")
+    for each in varying if isinstance(varying, tuple) else (varying,):
+        if not isinstance(each, bool) and not (isinstance(each, (list, tuple)) and all(isinstance(flag, bool) for flag in each)):
+            raise ConfigError(explain(f"per_rank: varying is {varying!r:.60}.",
+                                      remedy="Give True, False or a list by leaf for each argument: varying=(False, True)."))
     return typing.per_rank(function, ranks_of(communicator), varying)
 
 
@@ -196,8 +213,8 @@ def broadcast(x: Any, communicator: Communicator, *, root: int = 0, varying: boo
     >>> run_threads(3, lambda c: broadcast(np.full(2, float(c.rank)), c, root=1))[2]
     array([1., 1.])
     """
-    if not 0 <= root < communicator.size:
-        raise ConfigError(explain(f"broadcast: root is {root} of {communicator.size} ranks.", remedy="Count ranks from 0."))
+    size = world_of("broadcast", communicator).size
+    whole("broadcast", "root", root, least=0, most=size - 1, remedy=f"It is one of {size} ranks, which count from 0.")
     return _perform("broadcast_from_root" if varying else "broadcast_replicated", x, communicator, root=root)
 
 
@@ -210,12 +227,20 @@ def send_receive(x: Any, communicator: Communicator, pairs: Sequence[tuple[int, 
     >>> run_threads(3, lambda c: send_receive(np.float64(1 + c.rank), c, [(0, 1), (1, 2)]))
     [np.float64(0.0), np.float64(1.0), np.float64(2.0)]
     """
-    pairs = tuple((int(a), int(b)) for a, b in pairs)
-    for ranks in zip(*pairs, strict=True):
-        if len(set(ranks)) < len(ranks) or not all(0 <= rank < communicator.size for rank in ranks):
-            raise ConfigError(explain(f"send_receive: pairs {pairs} among {communicator.size} ranks.",
-                                      remedy="Each rank sends at most once and receives at most once."))
+    pairs = _checked_pairs(pairs, world_of("send_receive", communicator).size)
     return _perform("send_receive", x, communicator, pairs=pairs)
+
+
+def _checked_pairs(pairs: Any, size: int) -> tuple[tuple[int, int], ...]:
+    try:
+        found = tuple((operator.index(a), operator.index(b)) for a, b in pairs)
+    except (TypeError, ValueError):
+        found = ((-1, -1),)
+    for ranks in zip(*found, strict=True):
+        if len(set(ranks)) < len(ranks) or not all(0 <= rank < size for rank in ranks):
+            raise ConfigError(explain(f"send_receive: pairs {pairs!r:.60} among {size} ranks.",
+                                      remedy="(sender, receiver) for each message; a rank sends at most once and receives at most once."))
+    return found
 
 
 def _perform(name: str, x: Any, communicator: Communicator, **params: Any) -> Any:
@@ -240,8 +265,8 @@ def _check_type(row: Primitive, x: Any, ranks: Through) -> None:
 
 def _axis(name: str, x: Any, axis: int) -> int:
     ndim = aval_of(x).ndim
-    if not -ndim <= axis < ndim:
-        raise ShapeError(explain(f"{name}: {aval_of(x)} has no axis {axis}.", remedy="Name an axis of the array."))
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -ndim <= axis < ndim:
+        raise ShapeError(explain(f"{name}: {aval_of(x)} has no axis {axis!r:.60}.", remedy="Name an axis of the array."))
     return axis % ndim
 
 

@@ -1,7 +1,6 @@
 """What a ring sends, counted twice: by the communicator, to the byte, and by the interfaces of namespaces joined by shaped links."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -32,11 +31,10 @@ def test_interfaces_count_what_the_communicator_counts(tmp_path, figure):
     if not worlds.RUNTIMES[0].mpiexec:
         pytest.skip("there is no MPI runtime: pip install 'adjoint[mpi]'")
     words = "--ranks 2 --size 2e6 --rounds 1 --seconds 0.1 --deadline 60 --results".split()
-    done = subprocess.run([sys.executable, "-m", "benchmarks.network", *words, str(tmp_path / "r.json")], cwd=worlds.ROOT,
-                          capture_output=True, text=True, timeout=90, check=False, env=worlds.environment())
-    if done.returncode == 77:
-        pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = worlds.run([sys.executable, "-m", "benchmarks.network", *words, tmp_path / "r.json"], seconds=90)
+    if status == 77:
+        pytest.skip(output.strip())
+    assert status == 0, output
     rows = json.loads((tmp_path / "r.json").read_text())["rows"]
     for name in ("ring", "recursive_doubling", "parameter_server"):
         for counted, sent, received in rows[name]["counters"]:

@@ -8,7 +8,7 @@ import pytest
 
 import adjoint as ad
 from adjoint import nn, optim
-from adjoint.distributed import Pipeline, bubble, run_threads
+from adjoint.distributed import Alone, Pipeline, bubble, run_threads
 from adjoint.distributed.pipeline import gpipe, timetable
 from adjoint.errors import CommunicationError, ConfigError
 
@@ -108,8 +108,8 @@ def test_errors():
     x, y = data(np.float64, 2)
     with pytest.raises(CommunicationError, match=r"a batch of 2 examples for 3 micro-batches"):
         run_threads(1, lambda c: trained_in_stages_on(c, x, y))
-    with pytest.raises(ConfigError, match="0 micro-batches"):
-        Pipeline(nn.cross_entropy, optim.sgd(0.1), None, micro_batches=0)
+    with pytest.raises(ConfigError, match="micro_batches is 0, expected a whole number"):
+        Pipeline(nn.cross_entropy, optim.sgd(0.1), Alone(), micro_batches=0)
 
 
 def trained_in_stages_on(c, x, y):
