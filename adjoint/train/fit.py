@@ -6,7 +6,6 @@ Read next: loop.py, checkpoint.py.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,14 +15,14 @@ import msgspec
 import numpy as np
 
 from ..data import Batches
-from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, explain
+from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, ShapeError, explain
 from ..nn.losses import cross_entropy
 from ..nn.modes import training
 from ..optim import Optimizer, evaluation_parameters, observe
 from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
 from .checkpoint import Checkpoint
-from .evaluate import Predictor, error_rate
+from .evaluate import BLOCK, Predictor
 from .interrupts import deferred_interrupts
 from .loop import InputNoise, Step, Transform, check_parts, gradient_names, steps, with_arrays
 from .nonfinite import birth_of_nonfinite
@@ -64,11 +63,11 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     loss(model(x), y) is a number, of the model in training mode (nn.training); noise: deviation of the normal noise added to x at each
     step; augment(x, count): what step `count` sees of a batch; seed: of the order, the noise and dropout; validation: (x, y) whose error
     (loss, if y is not integer) is measured each epoch; folder, resume: where checkpoints and metrics go, and whether to go on from
-    there; save_seconds: seconds between checkpoints; parallel: workers that share each batch (distributed.DataParallel), of which one
-    writes; snapshots: each worker's state after each step, so that a killed worker loses none (a resume takes the newest of all). An
-    epoch is every whole batch once; what does not fill a batch waits for a later epoch. Ctrl-C ends the run after the step in progress,
-    with a checkpoint (`Fit.interrupted`); a second one raises at once.
-    Raises: NonFiniteError before the update that would have brought NaN or infinity into the model; ConfigError, DataError.
+    there; save_seconds: seconds between checkpoints; parallel: workers that share each batch and the validation set
+    (distributed.DataParallel), of which one writes; snapshots: each worker's state after each step, so that a killed worker loses none
+    (a resume takes the newest of all). An epoch is every whole batch once; what does not fill a batch waits for a later epoch. Ctrl-C
+    ends the run after the step in progress, with a checkpoint (`Fit.interrupted`); a second one raises at once.
+    Raises: NonFiniteError before the update that would have brought NaN or infinity into the model; ConfigError, DataError, ShapeError.
 
     Example:
         >>> from adjoint import nn, optim
@@ -122,6 +121,10 @@ def _check(data: Arrays, epochs: int, validation: Arrays | None, folder: RunFold
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
         raise DataError(explain(f"fit: example {row} of x holds NaN or infinity.", remedy="Clean the data before training."))
+    shapes = [np.shape(part) for part in validation or ()]
+    if shapes and not shapes[0][:1] == shapes[1][:1] > (0,):
+        raise ShapeError(explain(f"fit: validation has shapes {shapes[0]} and {shapes[1]}, expected as many examples as targets.",
+                                 remedy="Its first axes count examples: of both equally many, and at least one."))
 
 
 def _check_parts(model: Any, stop: Any, snapshots: Any, parallel: Any) -> None:
@@ -145,11 +148,13 @@ class _Run:
     def __init__(self, model: Any, optimizer: Optimizer, loss: Callable, batches: Batches, epochs: int, validation: Arrays | None,
                  folder: RunFolder | None, save_seconds: float, stop: Callable | None, progress: Progress | None, parallel: Parallel,
                  snapshots: Snapshots | None, compiled: bool):
-        self.loss, self.batches, self.epochs, self.validation = loss, batches, epochs, validation
+        self.loss, self.batches, self.epochs = loss, batches, epochs
+        self.validation = None if validation is None else tuple(map(np.asarray, validation))
         self.save_seconds, self.stop, self.parallel, self.snapshots = save_seconds, stop, parallel, snapshots
         self.folder, self.progress = (folder, progress) if parallel.leads else (None, None)
         self.names, self.seed = gradient_names(model), batches.state()["seed"]
-        self.step, self.predict = parallel.make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled)
+        block = BLOCK if validation is None or parallel.pieces == 1 else min(BLOCK, -(-len(validation[0]) // parallel.pieces))
+        self.step, self.predict = parallel.make_step(loss, optimizer, compiled=compiled), Predictor(compiled=compiled, block=block)
         self.fit = Fit(model, optimizer.init(model), seconds={"steps": 0.0, "validation": 0.0, "checkpoints": 0.0})
         self.total, self.counted = 0.0, 0                   # of the epoch under way
         self.saved = self.began = time.monotonic()
@@ -293,17 +298,24 @@ class _Run:
         stopping = self.stop is not None and bool(self.stop(self.fit.history))
         if isinstance(self.stop, EarlyStopping):
             self.stop.keep(evaluation_parameters(self.fit.state, self.fit.model))
-        return stopping
+        return self.parallel.any(stopping)
 
     def validate(self, line: dict) -> float | None:
+        """Note the loss of the validation set, and the share of wrong predictions where there are labels: it is returned."""
         if self.validation is None:
             return None
         start = time.monotonic()
-        x, y = self.validation
-        outputs = self.predict(evaluation_parameters(self.fit.state, self.fit.model), x)
-        line["validation_loss"] = float(self.loss(outputs, y))
-        error = None
-        if y.dtype.kind in "iu" and (outputs.ndim, y.ndim) == (2, 1):
-            error = line["validation_error"] = error_rate(outputs, y)
+        loss, wrong, labelled = self.parallel.total(self.measure, len(self.validation[0]), 3).tolist()
+        line["validation_loss"], error = loss, None
+        if labelled:
+            error = line["validation_error"] = wrong / labelled
         self.fit.seconds["validation"] += time.monotonic() - start
-        return error if error is None or math.isfinite(error) else None
+        return error
+
+    def measure(self, rows: slice) -> np.ndarray:
+        """Of some examples of the validation set: their part of its mean loss, wrong predictions, predictions that have labels."""
+        x, y = (part[rows] for part in self.validation)
+        outputs = self.predict(evaluation_parameters(self.fit.state, self.fit.model), x)
+        labelled = y.dtype.kind in "iu" and (outputs.ndim, y.ndim) == (2, 1)
+        wrong = np.count_nonzero(np.argmax(outputs, axis=1) != y) if labelled else 0
+        return np.array([float(self.loss(outputs, y)) * (len(y) / len(self.validation[1])), wrong, len(y) * labelled])

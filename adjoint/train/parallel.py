@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..optim import Optimizer
 from .loop import make_step
 
 
 class Parallel(Protocol):
-    """Workers that hold the same model and share each batch. leads: whether this one writes logs and checkpoints."""
+    """Workers that hold the same model and share each batch. leads: whether this one writes logs and checkpoints; pieces: in how many
+    parts `total` cuts what it sums over."""
 
     leads: bool
     rank: int
+    pieces: int
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
         """A step as train.make_step's, over the examples of all workers."""
@@ -42,6 +46,14 @@ class Parallel(Protocol):
         """The largest of every worker's number."""
         ...
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag of any worker is true, after an epoch."""
+        ...
+
+    def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
+        """The sum over all examples of the `width` numbers that measure(rows) says of some of them, the same bits everywhere."""
+        ...
+
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
         """At the end of an epoch and of the run: the model, the state and the sum of losses that all go on with."""
         ...
@@ -54,7 +66,7 @@ class OneWorker:
     (True, 3)
     """
 
-    leads, rank = True, 0
+    leads, rank, pieces = True, 0, 1
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
         return make_step(loss, optimizer, compiled=compiled)
@@ -73,6 +85,12 @@ class OneWorker:
 
     def largest(self, number: int) -> int:
         return number
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
+        return measure(slice(0, examples))
 
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
         return model, state, loss
