@@ -1,14 +1,17 @@
 """A data-parallel step: gradients here, their sum over all ranks while the backward pass still runs, one common update.
 
 Gradients are written into flat buckets, in the reverse order of the forward pass; the communication thread adds up a bucket over the ranks
-as soon as the compiled call has finished it. Invariant: every rank adds up the same buckets in the same order.
+as soon as the compiled call has finished it. Invariant: every rank adds up the same buckets in the same order, and where layers ask for
+collectives of their own (synchronized batch norm) these come between the same buckets on every rank.
 May import: L0-L5, train, collectives, engine. Read next: engine.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +24,13 @@ from ..nn.modes import absorb
 from ..optim import Optimizer, apply_updates
 from ..train.loop import choose, objective
 from ..tree import Structure, flatten, paths, unflatten
+from .checks import examples_of
+from .collectives import all_reduce_in_place
 from .engine import Engine, Job, check_same
 from .fixed_point import exact_sum
 from .schedules import bounds
 from .sync_norm import synchronizes
-from .values import per_rank
+from .values import per_rank, ranks_of
 
 LAST = 0.25             # of the bytes of the last bucket: what is cut off it
 WORTH = 2 ** 20         # bytes above which that is worth one more message
@@ -109,6 +114,17 @@ def outline(graph: Graph) -> str:
     return " ".join(node.primitive.name for node in graph.nodes)
 
 
+def code_of(function: Callable) -> str:
+    """What tells functions of a program apart, the same in every process: where one was defined and what it does.
+
+    >>> code_of(lambda x: x + 1) == code_of(lambda x: x + 1), code_of(lambda x: x + 1) == code_of(lambda x: x * 2)
+    (True, False)
+    """
+    code = getattr(function, "__code__", None)
+    does = "" if code is None else f"{code.co_code.hex()} {code.co_names}"
+    return f"{getattr(function, '__qualname__', type(function).__qualname__)} {does}"
+
+
 class DataStep:
     """step(model, state, x, y, key=None): the two compiled halves meet in flat buckets."""
 
@@ -121,9 +137,12 @@ class DataStep:
         self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
         self._layout: Layout | None = None
         self._checked, self._count, self._examples = False, 0, 0
+        self._coupled = False                               # do layers ask for collectives in the middle of the step?
+        self._orders: dict[tuple, int] = {}                 # by shapes: a hash of what was finished each time that they asked
 
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         self._count += 1
+        examples_of("a training step", x, *([y] if isinstance(y, np.ndarray) else []))
         if self._local is None:
             self._prepare(model)
         total, buckets, taps = (self._exact if self.shards else self._summed)(model, x, y, key)
@@ -131,14 +150,15 @@ class DataStep:
             return self._apply(model, state, buckets, taps, total)
 
     def _prepare(self, model: Any) -> None:
-        """The half before the sums. Where layers speak to other ranks in the middle of it, sums wait for its end: one thread at a time."""
+        """The half before the sums."""
         communicator, local = self.engine.communicator, self._gradients
-        if synchronizes(model):
+        self._coupled = synchronizes(model)
+        if self._coupled:
             if self.shards:
                 raise ConfigError(explain("exact_reduce: the model synchronizes its batch norm, which depends on the number of ranks.",
                                           remedy="With exact_reduce every shard has statistics of its own: use nn.BatchNorm."))
             local = per_rank(self._coupled_gradients, communicator)
-        elif self.compiled and not self.shards and communicator.size > 1:
+        if self.compiled and not self.shards and communicator.size > 1:
             self.signals = Signals()
         self._local = compile(local, signals=self.signals) if self.compiled else local
 
@@ -184,11 +204,13 @@ class DataStep:
 
     def _over_ranks(self, arguments: tuple, held: Sequence[np.ndarray] | None, value: float, examples: int) -> tuple:
         """The last micro-batch, and the sums over all ranks, begun while it is computed where signals tell of its results."""
-        self._examples = examples
+        self._examples, self._order = examples, []
+        self._shapes = tuple((np.shape(a), np.asarray(a).dtype.str) for a in arguments[1:])
         job = self._begin(held)
         begin = time.perf_counter_ns()
         try:
-            own, *found = self._local(*arguments)
+            with self._asking(job):
+                own, *found = self._local(*arguments)
         except BaseException as error:
             if job is not None:
                 job.abandon()
@@ -198,6 +220,8 @@ class DataStep:
         self.engine.timeline.add("compute", begin, time.perf_counter_ns(), step=self._count)
         leaves, structure = flatten(found)
         total = np.array([float(own) + value, examples], np.float64)
+        if job is None:
+            self._compare(examples)
         sums = [*([] if job is None else [job]), self.engine.sum_of(total, "the loss")]
         if job is None:
             leaves = _added(held, [np.array(a) for a in leaves])
@@ -217,14 +241,60 @@ class DataStep:
         if self.signals is None:
             return None
         more = {} if held is None else dict(enumerate(held, 1))
-        return self.engine.sum_results(self.signals, lambda number: self._name(number - 1), before=self._check, more=more)
+        return self.engine.sum_results(self.signals, lambda number: self._name(number - 1), before=self._check, more=more,
+                                       alike=self._alike if self._coupled else None)
+
+    def _compare(self, examples: int) -> None:
+        """Check as `_check` does, where the communication thread follows no call."""
+        communicator, self._examples = self.engine.communicator, examples
+        if not self._checked and communicator.size > 1:
+            self.engine.call(f"rank {communicator.rank} of {communicator.size}, comparing the programs of all ranks", self._check)
 
     def _check(self) -> None:
         """On the communication thread, in the first step: do all ranks compute the same program?"""
         if not self._checked:
             self._checked = True
-            own = digest_of(f"{outline(self._local.programs[-1].graph)} {self._layout.buckets}")
-            check_same(self.engine.communicator, own, self._examples, "a training step")
+            own = digest_of(outline(self._local.programs[-1].graph)) if self.compiled else 0
+            always = digest_of(f"{code_of(self.loss)} {self._layout.buckets}")
+            check_same(self.engine.communicator, own, self._examples, "a training step", always)
+
+    # -- layers that ask other ranks, in the middle of the step -------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _asking(self, job: Job | None) -> Iterator[None]:
+        """Inside: the communication thread does what layers ask, between the sums of its job."""
+        if job is None or not self._coupled:
+            yield
+            return
+        ranks = ranks_of(self.engine.communicator)
+        ranks.asks = functools.partial(self._ask, job)
+        try:
+            yield
+        finally:
+            ranks.asks = None
+        if self._shapes not in self._orders:
+            self._orders[self._shapes] = digest_of(repr(self._order))
+        job.end()
+
+    def _ask(self, job: Job, operation: str, function: Callable, *arguments: Any) -> None:
+        """From inside of the compiled call, which stands still meanwhile: what it has finished up to here is no matter of chance."""
+        communicator = self.engine.communicator
+        self._order.append(np.packbits(self.signals.flags).tobytes())
+        job.ask(f"rank {communicator.rank} of {communicator.size}, {operation} in the middle of a step", self._timed, operation, function,
+                *arguments)
+
+    def _timed(self, operation: str, function: Callable, *arguments: Any) -> None:
+        with self.engine.timeline.span(f"{operation} of a layer", step=self._count):
+            function(*arguments)
+
+    def _alike(self) -> bool:
+        """On the communication thread: do the programs that all ranks run now finish results and ask for collectives in the same order?
+
+        A program's order is what its first call has shown; those of other shapes (uneven shares) may be scheduled in another one.
+        """
+        own = self._orders.get(self._shapes, -1)
+        extremes = all_reduce_in_place(np.array([own, -own]), self.engine.communicator, algorithm="tree", combine=np.maximum)
+        return own >= 0 and extremes[0] == -extremes[1]
 
     def _name(self, number: int) -> str:
         """What leaf `number` of (buckets, taps) is called."""
@@ -249,6 +319,7 @@ class DataStep:
                 own = None if key is None else np.array([key[0], key[1] * self.shards + number])
                 value, buckets, taps = self._local(model, x[rows], y[rows], own)
                 parts.append([np.array([value, size], np.float64), *map(np.array, buckets), *map(np.array, taps.values())])
+        self._compare(count)
         total, *sums = self.engine.call(
             f"rank {communicator.rank} of {communicator.size}, exact sums of all buckets",
             lambda: [exact_sum(column, communicator, self.shards) for column in zip(*parts, strict=True)])

@@ -1,12 +1,14 @@
 """The communication thread: it alone calls the communicator, so that messages move while the main thread computes.
 
 Jobs are done in the order in which they were started, which is the same on every rank. Invariant: a failure in the thread is raised
-where the job is waited for, and says what was under way. May import: errors, compiler.signals, collectives, timeline.
+where the job is waited for, and says what was under way and in which line of the user. May import: errors, compiler.signals, collectives,
+timeline.
 Read next: data_parallel.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..compiler.signals import Signals
-from ..errors import CommunicationError, explain
+from ..errors import AdjointError, CommunicationError, explain, user_location
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
 from .status import enter, leave
@@ -38,7 +40,9 @@ class Job:
 
     def __init__(self, what: str, function: Callable, arguments: Sequence[Any], failing: Callable[[], None] | None = None):
         self.what, self._function, self._arguments, self._failing = what, function, arguments, failing
-        self._done, self._abandoned = threading.Event(), threading.Event()
+        self._done, self._abandoned, self.returned = threading.Event(), threading.Event(), threading.Event()
+        self._requests: queue.SimpleQueue[Job | None] = queue.SimpleQueue()         # of the call that this job follows; None: wake up
+        self._request: Job | None = None                    # the one that is looked after now
         self._result: Any = None
         self.error: BaseException | None = None
 
@@ -55,31 +59,76 @@ class Job:
             self._failing()
         self._function = self._failing = None               # they may hold the engine, which ends its thread when nobody holds it
         self._done.set()
+        self._refuse()
 
     def fail(self, error: BaseException) -> None:
         """End with the error of a job before this one."""
         self.error = error
         self._done.set()
+        self._refuse()
 
     def wait(self) -> Any:
         """The result, as soon as it is there; raises what was raised in the thread, a CommunicationError with `what` before it."""
         self._done.wait()
         if self.error is not None:
+            _place(self.error)
             raise self.error
         return self._result
+
+    def ask(self, what: str, function: Callable, *arguments: Any) -> Any:
+        """From inside of the call that this job follows: function(*arguments) on the communication thread, as soon as it has added up the
+        results that were finished before. Raises what ended the job, then or before."""
+        request = Job(what, function, arguments)
+        self._requests.put(request)
+        if self._done.is_set():
+            self._refuse()
+        return request.wait()
+
+    def end(self) -> None:
+        """The call has returned: it asks for nothing more."""
+        self.returned.set()
+        self._requests.put(None)
 
     def abandon(self) -> None:
         """What this job waits for will not come: it ends once it has done what had come. Waits for that, but not forever."""
         self._abandoned.set()
+        self._requests.put(None)
         self._done.wait(PATIENCE)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, asleep between looks. Raises Abandoned."""
+        """Wait for a condition, asleep between looks, and do what the call asks for meanwhile. Raises Abandoned.
+
+        A call that asks stands still, so whether the condition holds then is the same on every rank, however late its thread looks.
+        """
         pause = FIRST_PAUSE
-        while not condition():
-            if self._abandoned.wait(pause) and not condition():     # ranks whose calls fail alike do the same before they end
+        while True:
+            abandoned = self._abandoned.is_set()            # before the look: ranks whose calls fail alike do the same before they end
+            if condition():
+                return
+            if abandoned:
                 raise Abandoned
+            if self._request is not None:
+                self._attend(self._request)
+                continue
+            with contextlib.suppress(queue.Empty):
+                self._request = self._requests.get(timeout=pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
+
+    def _attend(self, request: Job) -> None:
+        """Do what the call asks for; what that raises ends this job, and is told to the call."""
+        self.what = request.what
+        request._result = request._function(*request._arguments)
+        self._request = None
+        request._done.set()
+
+    def _refuse(self) -> None:
+        """Nobody will do what the call asks for now: it gets the error that has ended this job."""
+        waiting, self._request = [self._request], None
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.append(self._requests.get_nowait())
+        for request in filter(None, waiting):
+            request.fail(self.error or Abandoned())
 
 
 class Engine:
@@ -136,22 +185,27 @@ class Engine:
         return self.start(self._all_reduce_of(name), self.add_up, array, name)
 
     def sum_results(self, signals: Signals, name: Callable[[int], str], *, before: Callable[[], None] | None = None,
-                    more: Mapping[int, np.ndarray] = MappingProxyType({})) -> Job:
+                    more: Mapping[int, np.ndarray] = MappingProxyType({}), alike: Callable[[], bool] | None = None) -> Job:
         """Start the sums over all ranks of the arrays that the next call with these signals returns, each as soon as it is finished.
 
         In place, in their order. name(k): what result k is called; before: called on the thread once the call has begun;
         more: what is added to result k first. If a sum fails, the call is cancelled.
+        alike: for a call that asks for collectives itself (Job.ask; Job.end behind it). Called on the thread: whether all ranks ask for
+        them and finish their results in the same order. Then sums go on between them, else when the call has returned.
         """
         signals.reset()
-        job = Job("", lambda: self._sum_results(job, signals, name, before, more), (), signals.cancel)    # before the thread can ask for it
+        follow = lambda: self._sum_results(job, signals, name, before, more, alike)         # before the thread can ask for the job
+        job = Job("", follow, (), signals.cancel)
         return self._submit(job)
 
     def _sum_results(self, job: Job, signals: Signals, name: Callable[[int], str], before: Callable | None,
-                     more: Mapping[int, np.ndarray]) -> None:
+                     more: Mapping[int, np.ndarray], alike: Callable | None) -> None:
         job.until(lambda: bool(signals.outputs))
+        job.what = f"rank {self.communicator.rank} of {self.communicator.size}, comparing the programs of all ranks"
         if before is not None:
-            job.what = f"rank {self.communicator.rank} of {self.communicator.size}, comparing the programs of all ranks"
             before()
+        if alike is not None and not alike():
+            job.until(job.returned.is_set)
         for number, array in enumerate(signals.outputs):
             if array is not None:
                 begin = time.perf_counter_ns()
@@ -159,6 +213,8 @@ class Engine:
                 self.timeline.add(f"wait for {name(number)}", begin, time.perf_counter_ns())
                 job.what = self._all_reduce_of(name(number))
                 self.add_up(np.add(array, more[number], out=array) if number in more else array, name(number))
+        if alike is not None:
+            job.until(job.returned.is_set)
 
     def _all_reduce_of(self, name: str) -> str:
         return f"rank {self.communicator.rank} of {self.communicator.size}, all_reduce of {name}"
@@ -175,15 +231,27 @@ def _serve(jobs: queue.SimpleQueue) -> None:
             following.fail(job.error)
 
 
-def check_same(communicator: Communicator, own: int, examples: int, where: str) -> None:
+def _place(error: BaseException) -> None:
+    """Say in the message the line of the user, who waits for what the thread did: the thread could not know it."""
+    where = user_location()
+    if isinstance(error, AdjointError) and where and "\n  at " not in str(error):
+        first, *others = str(error).split("\n")
+        error.args = ("\n".join([first, f"  at {where}", *others]),)
+
+
+def check_same(communicator: Communicator, own: int, examples: int, where: str, always: int = 0) -> None:
     """Raise CommunicationError on every rank if ranks with equally many examples have other hashes of their programs.
+
+    always: another hash, of what must be the same for any number of examples.
 
     >>> from adjoint.distributed.threads import run_threads
     >>> run_threads(2, lambda c: check_same(c, 7, 4, "the step"))
     [None, None]
     """
-    extremes = all_reduce_in_place(np.array([own, -own, examples, -examples]), communicator, algorithm="tree", combine=np.maximum)
-    if extremes[2] == -extremes[3] and extremes[0] != -extremes[1]:
+    mine = np.array([own, examples, always])
+    found = all_reduce_in_place(np.concatenate([mine, -mine]), communicator, algorithm="tree", combine=np.maximum)
+    same = found[:3] == -found[3:]
+    if not same[2] or (same[1] and not same[0]):
         raise CommunicationError(explain(
             f"the ranks trace different programs for {where}: rank {communicator.rank} has hash {own:x}.", where="",
             remedy="Let model, loss and shapes be the same on every rank; a branch on the rank belongs outside of the step."))

@@ -1,0 +1,253 @@
+"""Synchronized batch norm beside sums: layers ask other ranks in the middle of a step, between the same buckets on every rank."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from adjoint import nn, optim, train
+from adjoint.distributed import Alone, DataParallel, run_threads
+from adjoint.distributed.engine import Engine, Job
+from adjoint.distributed.sync_norm import synchronized
+from adjoint.errors import CommunicationError, IndexRangeError
+from adjoint.tree import flatten
+
+BYTES = 1100            # five buckets
+
+
+def network():
+    rng = np.random.default_rng(0)
+    layers = []
+    for a, b in ((4, 16), (16, 8), (8, 16)):
+        layers += [nn.Linear(a, b, rng=rng, dtype=np.float64), nn.BatchNorm1d(b, dtype=np.float64), np.tanh]
+    return nn.Sequential(*layers, nn.Linear(16, 3, rng=rng, dtype=np.float64))
+
+
+def examples(count):
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((count, 4)), rng.integers(0, 3, count)
+
+
+def one_process(count, steps):
+    rule, model = optim.sgd(0.1), network()
+    step, state = train.make_step(nn.cross_entropy, rule, compiled=False), rule.init(model)
+    for _ in range(steps):
+        model, state, *_ = step(model, state, *examples(count))
+    return flatten(model)[0]
+
+
+def steps(c, count, number, *, prepare=lambda step: None, labels=lambda y: y, world=lambda c: c, **options):
+    """Parameters after some steps, and the spans of this rank: [(name, begin, end)]."""
+    rule, own = optim.sgd(0.1), world(c)
+    model, parallel = synchronized(network(), own), DataParallel(own, bucket_bytes=BYTES, **options)
+    step, state = parallel.make_step(nn.cross_entropy, rule), rule.init(model)
+    prepare(step)
+    x, y = parallel.share(*examples(count))
+    for k in range(number):
+        model, state, *_ = step(model, state, x, labels(y) if k == number - 1 else y)
+    spans = [(name, begin, end) for name, _, begin, end, _ in parallel.engine.timeline.spans]
+    return [a.copy() for a in flatten(model)[0]], spans
+
+
+def order(spans):
+    """What the communication thread did with other ranks, step by step."""
+    found = [[]]
+    for name, *_ in sorted(spans, key=lambda span: span[1]):
+        if name == "update":
+            found.append([])
+        elif name.startswith("reduce bucket"):
+            found[-1].append(name.split()[2])
+        elif name.endswith("of a layer"):
+            found[-1].append("layer")
+    return found[:-1]
+
+
+def beside(spans):
+    """In each step: the share of the buckets whose sum began before the computation had ended."""
+    ends = [end for name, _, end in spans if name == "compute"]
+    begins = [begin for name, begin, _ in spans if name.startswith("reduce bucket")]
+    each = len(begins) // len(ends)
+    return [sum(begin < end for begin in begins[each * k:each * (k + 1)]) / each for k, end in enumerate(ends)]
+
+
+@pytest.mark.parametrize("n, count", [(1, 12), (2, 12), (3, 12), (4, 12), (2, 13)])
+def test_sums_go_on_between_the_questions_of_layers_and_ranks_train_as_one_process(n, count):
+    expected, found = one_process(count, 4), run_threads(n, lambda c: steps(c, count, 4), seconds=60)
+    for parameters, spans in found:
+        assert all(np.abs(a - b).max() < 1e-10 for a, b in zip(parameters, expected, strict=True))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(parameters, found[0][0], strict=True))
+        assert order(spans) == order(found[0][1])
+    if n > 1 and count == 12:
+        first, *others = order(found[0][1])
+        asks = ["layer", "layer"]
+        assert first == 6 * asks + list("12345")            # nobody knows yet in which order the program does things
+        assert others == [[*4 * asks, "1", "2", *asks, "3", "4", *asks, "5"]] * 3
+        assert all(beside(spans)[0] == 0.0 and min(beside(spans)[1:]) >= 0.8 for _, spans in found)
+
+
+def test_ranks_whose_programs_differ_in_their_order_add_up_when_the_calls_have_returned():
+    def prepare(step):
+        def seen(shapes, default):
+            return step.engine.communicator.rank
+        step._orders = type("Orders", (dict,), {"get": lambda self, *_: seen(*_)})()
+    expected = one_process(12, 3)
+    for parameters, spans in run_threads(2, lambda c: steps(c, 12, 3, prepare=prepare), seconds=60):
+        assert all(np.abs(a - b).max() < 1e-10 for a, b in zip(parameters, expected, strict=True))
+        assert beside(spans) == [0.0] * 3 and order(spans) == [["layer"] * 12 + list("12345")] * 3
+
+
+def test_micro_batches_ask_too():
+    def program(c):
+        return steps(c, 12, 3, accumulate=2)
+    whole = run_threads(2, program, seconds=60)
+    alone = steps(Alone(), 12, 3)[0]
+    assert all(np.isfinite(a).all() for parameters, _ in whole for a in parameters)
+    assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(whole[0][0], alone, strict=True))     # statistics are those of a micro-batch
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(whole[0][0], whole[1][0], strict=True))
+
+
+class Failing:
+    """A communicator that cannot send messages of some sizes, once `after` of them were sent."""
+
+    def __init__(self, inner, after, *sizes):
+        self.inner, self.after, self.sizes, self.rank, self.size, self.counts = inner, after, sizes, inner.rank, inner.size, inner.counts
+
+    def exchange(self, sent, *others):
+        if sent is not None and sent.nbytes in self.sizes:
+            self.after -= 1
+            if self.after < 0:
+                raise CommunicationError("the cable is broken")
+        self.inner.exchange(sent, *others)
+
+
+LAYER, BUCKET = (64, 72, 128, 136), (544, 1088)         # bytes of the sums of a layer, of a bucket, or of their halves
+
+
+@pytest.mark.parametrize("sizes, what", [(LAYER, "all_reduce in the middle of a step"), (BUCKET, r"all_reduce of bucket 2 of 5 \(.*\)")])
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_failure_ends_job_and_call_and_says_what_and_where(sizes, what, after):
+    def program(c):
+        began = time.monotonic()
+        said = rf"rank {c.rank} of 2, {what}: the cable is broken\n  at .*test_sync_overlap.py:"
+        with pytest.raises(CommunicationError, match=said) as caught:
+            steps(c, 12, 3, world=lambda c: Failing(c, after, *sizes))
+        assert str(caught.value).count("rank") == 1
+        return time.monotonic() - began
+    assert max(run_threads(2, program, seconds=30)) < 25
+
+
+def test_calls_that_fail_alike_leave_the_next_step_as_it_was():
+    def program(c):
+        found = []
+        rule, model = optim.sgd(0.1), synchronized(network(), c)
+        step, state = DataParallel(c, bucket_bytes=BYTES).make_step(nn.cross_entropy, rule), rule.init(model)
+        x, y = examples(12)
+        for labels in (y, y + 100, y):
+            try:
+                model, state, loss, *_ = step(model, state, x, labels)
+                found.append(float(loss))
+            except IndexRangeError:
+                found.append("refused")
+        return found
+    (a, refused, b), other = run_threads(2, program, seconds=60)
+    assert other == [a, refused, b] and refused == "refused" and b < a
+
+
+def test_a_call_that_fails_on_one_rank_ends_the_others():
+    began = time.monotonic()
+    with pytest.raises(CommunicationError, match="rank 1 of 2 failed: IndexRangeError"):
+        run_threads(2, lambda c: steps(c, 12, 3, labels=lambda y: y + 100 * c.rank), seconds=30)
+    assert time.monotonic() - began < 25
+
+
+# ------------------------------------------------------------------------------------------------ jobs alone
+
+
+class Script:
+    """Signals of a call that is played by a thread: its results are finished when it says so."""
+
+    def __init__(self, count):
+        self.arrays, self.flags, self.outputs = [np.full(3, k + 1.0) for k in range(count)], [False] * count, ()
+
+    def reset(self):
+        self.outputs = ()
+
+    def finished(self, number):
+        return self.flags[number]
+
+    def cancel(self):
+        raise AssertionError("no sum fails")
+
+
+def played(c, events, rng):
+    """What the communication thread did, for a call of these events: ("finish", k) and ("ask", j)."""
+    engine, script, found = Engine(c), Script(sum(kind == "finish" for kind, _ in events)), []
+    add_up = engine.add_up
+    engine.add_up = lambda array, name: (found.append(name), add_up(array, name))
+    job = engine.sum_results(script, str, alike=lambda: True)
+    script.outputs = tuple(script.arrays)
+    for kind, number in events:
+        time.sleep(rng.choice([0.0, 0.0, 1e-4, 2e-3]))
+        if kind == "finish":
+            script.flags[number] = True
+        else:
+            assert job.ask("a question", lambda number=number: found.append(f"ask {number}") or number) == number
+    job.end()
+    job.wait()
+    assert all((array == (k + 1.0) * c.size).all() for k, array in enumerate(script.arrays))
+    return found
+
+
+def expected(events):
+    """By the rule: the results in their order, each before the questions that come after it and those before it were finished."""
+    finished, done, found = set(), 0, []
+    for kind, number in events:
+        if kind == "ask":
+            while done in finished:
+                found.append(str(done))
+                done += 1
+            found.append(f"ask {number}")
+        finished.add(number) if kind == "finish" else None
+    return found + [str(k) for k in range(done, len(finished))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_is_that_of_the_program_however_late_threads_look(seed):
+    rng = np.random.default_rng(seed)
+    finishes = rng.permutation(6) if seed % 2 else np.arange(6)
+    events = [("finish", int(k)) for k in finishes]
+    for j, place in enumerate(sorted(rng.integers(0, 7, 8))):
+        events.insert(place + j, ("ask", j))
+    found = run_threads(3, lambda c: played(c, events, np.random.default_rng([seed, c.rank])), seconds=30)
+    assert found == [expected(events)] * 3
+
+
+def test_who_asks_a_job_that_has_ended_or_ends_gets_its_error():
+    for begin in (0.0, 0.05):
+        job = Job("", lambda: (time.sleep(0.1), 1 / 0), ())
+        thread = threading.Thread(target=job.run)
+        thread.start()
+        time.sleep(begin)
+        with pytest.raises(ZeroDivisionError):
+            job.ask("a question", lambda: None)
+        thread.join(10)
+        with pytest.raises(ZeroDivisionError):
+            job.ask("a question too late", lambda: None)
+    failed = Job("", lambda: None, ())
+    failed.fail(KeyError("earlier"))
+    with pytest.raises(KeyError, match="earlier"):
+        failed.ask("a question", lambda: None)
+
+
+def test_a_question_that_fails_ends_the_job_with_its_words():
+    def raises():
+        raise CommunicationError("no answer")
+    job = Job("a sum", lambda: job.until(job.returned.is_set), ())
+    thread = threading.Thread(target=job.run)
+    thread.start()
+    with pytest.raises(CommunicationError, match=r"^a question: no answer\n  at .*test_sync_overlap.py:\d+$"):
+        job.ask("a question", raises)
+    thread.join(10)
+    with pytest.raises(CommunicationError, match=r"^a question: no answer"):
+        job.wait()
