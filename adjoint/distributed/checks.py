@@ -1,4 +1,4 @@
-"""What arguments may be: numbers of workers, seconds and bytes, communicators; each check returns the value, or raises ConfigError.
+"""What arguments may be: numbers of workers, seconds and bytes, communicators; each check returns the value, or raises.
 
 Invariant: a check looks at one argument, and names it as the user does. May import: errors. Read next: planner.py, which uses most of them.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, explain
+from ..errors import ConfigError, ShapeError, explain
 
 MOST = 2 ** 62          # of what is counted: elements, bytes, steps
 RANKS = 10_000_000      # of ranks: arrays of one number for each fit in memory
@@ -67,6 +67,29 @@ def durations(of: str, name: str, value: Any, fits: Callable[[tuple[int, ...]], 
         raise ConfigError(explain(f"{of}: {name} are {found.dtype}{list(found.shape)}{bad}, expected finite numbers >= 0, {wanted}.",
                                   remedy="Give an array of floats of that shape."))
     return found
+
+
+def examples_of(of: str, *arrays: Any) -> int:
+    """How many examples arrays hold; raises ShapeError where that is not the same in all.
+
+    >>> examples_of("share", np.ones((3, 2)), np.ones(3))
+    3
+    """
+    if not arrays or any(np.ndim(x) == 0 or len(x) != len(arrays[0]) for x in arrays):
+        raise ShapeError(explain(f"{of}: arrays of shapes {', '.join(str(np.shape(x)) for x in arrays) or 'none'}, expected as many "
+                                 "examples in each.", remedy="The first axis counts examples."))
+    return len(arrays[0])
+
+
+def flag(of: str, name: str, value: Any) -> bool:
+    """True or False: the text "no" would count as true.
+
+    >>> flag("DataParallel", "exact_reduce", False)
+    False
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(explain(f"{of}: {name} is {value!r:.60}, expected True or False.", remedy=f"{name}=True, or leave it out."))
+    return bool(value)
 
 
 def world_of(of: str, value: Any) -> Any:

@@ -93,17 +93,14 @@ def carry_out(schedule: Callable[[int, int], Iterable[Round]], buffer: np.ndarra
         perform(mine, buffer, communicator, combine)
 
 
-def _flat(name: str, buffer: np.ndarray, communicator: Communicator, combine: np.ufunc | None = np.add) -> np.ndarray:
-    """The buffer as one axis; combine: how the ranks' buffers are put together, None where they are not."""
+def _flat(name: str, buffer: np.ndarray, communicator: Communicator, *, adds: bool) -> np.ndarray:
+    """The buffer as one axis; adds: whether the ranks' buffers are added."""
     world_of(name, communicator)
     if not (isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous and buffer.flags.writeable):
         raise ShapeError(explain(f"{name}: the buffer is {type(buffer).__name__}, expected a contiguous array that may be written.",
                                  remedy="Make one: np.ascontiguousarray(x), or x.copy()."))
-    if buffer.dtype.kind not in ("iufcb" if combine is not np.add else "iufc"):
+    if buffer.dtype.kind not in ("iufc" if adds else "iufcb"):
         raise DtypeError(explain(f"{name}: a buffer of {buffer.dtype}, expected numbers.", remedy="Convert it: x.astype(np.float32)."))
-    if combine is not None and not (isinstance(combine, np.ufunc) and combine.nin == 2 and combine.nout == 1):
-        raise ConfigError(explain(f"{name}: combine is {combine!r:.60}, expected a ufunc of two arrays.",
-                                  remedy="np.add, np.maximum, np.minimum or np.multiply."))
     return buffer.reshape(-1)
 
 
@@ -120,13 +117,17 @@ def all_reduce_in_place(buffer: np.ndarray, communicator: Communicator, *, algor
     >>> run_threads(3, lambda c: all_reduce_in_place(np.array([1.0, c.rank]), c))[2]
     array([3., 3.])
     """
-    flat = _flat("all_reduce_in_place", buffer, communicator, combine)
-    if isinstance(algorithm, str) and algorithm == "auto":
+    flat = _flat("all_reduce_in_place", buffer, communicator, adds=combine is np.add)
+    if not (isinstance(combine, np.ufunc) and combine.nin == 2 and combine.nout == 1):
+        raise ConfigError(explain(f"all_reduce_in_place: combine is {combine!r:.60}, expected a ufunc of two arrays.",
+                                  remedy="np.add, np.maximum, np.minimum or np.multiply."))
+    algorithm = algorithm if isinstance(algorithm, str) else repr(algorithm)
+    if algorithm == "auto":
         algorithm = chosen(flat.nbytes, communicator)
     if algorithm == "mpi" and hasattr(communicator, "all_reduce_natively"):
         communicator.all_reduce_natively(flat, combine)
         return buffer
-    if not isinstance(algorithm, str) or algorithm not in (*ALGORITHMS, "hierarchical"):
+    if algorithm not in (*ALGORITHMS, "hierarchical"):
         raise ConfigError(explain(f"all_reduce_in_place: algorithm is {algorithm!r:.60}.",
                                   remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
     carry_out(schedule_of(algorithm, communicator), flat, communicator, combine)
@@ -143,7 +144,7 @@ def reduce_scatter_in_place(buffer: np.ndarray, communicator: Communicator) -> n
     >>> run_threads(2, lambda c: reduce_scatter_in_place(np.array([1.0, 2.0, 3.0, 4.0]), c))
     [array([6., 8.]), array([2., 4.])]
     """
-    flat = _flat("reduce_scatter_in_place", buffer, communicator)
+    flat = _flat("reduce_scatter_in_place", buffer, communicator, adds=True)
     carry_out(schedules.ring_reduce_scatter, flat, communicator)
     chunk, limits = (communicator.rank + 1) % communicator.size, schedules.bounds(flat.size, communicator.size)
     return flat[limits[chunk]:limits[chunk + 1]]
@@ -157,7 +158,7 @@ def all_gather_in_place(buffer: np.ndarray, communicator: Communicator) -> np.nd
     >>> run_threads(2, lambda c: all_gather_in_place(np.array([[0.0, 5.0], [7.0, 0.0]][c.rank]), c))[0]
     array([7., 5.])
     """
-    flat = _flat("all_gather_in_place", buffer, communicator, None)
+    flat = _flat("all_gather_in_place", buffer, communicator, adds=False)
     carry_out(schedules.ring_all_gather, flat, communicator)
     return buffer
 
@@ -170,6 +171,6 @@ def broadcast_in_place(buffer: np.ndarray, communicator: Communicator) -> np.nda
     >>> run_threads(3, lambda c: broadcast_in_place(np.full(2, float(c.rank)), c))[2]
     array([0., 0.])
     """
-    flat = _flat("broadcast_in_place", buffer, communicator, None)
+    flat = _flat("broadcast_in_place", buffer, communicator, adds=False)
     carry_out(schedules.tree_broadcast, flat, communicator)
     return buffer

@@ -17,7 +17,7 @@ from ..errors import CommunicationError, ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
 from ..tree import Structure, flatten, unflatten
-from .checks import number, whole, world_of
+from .checks import MOST, examples_of, flag, number, whole, world_of
 from .collectives import all_reduce_in_place, broadcast_in_place
 from .communicator import Communicator
 from .data_step import DataStep, digest_of
@@ -71,18 +71,6 @@ def _check_source(of: str, source: int, communicator: Communicator) -> None:
     whole(of, "source", source, least=0, most=size - 1, remedy=f"It is one of {size} ranks, which count from 0.")
 
 
-def examples_of(*arrays: Any) -> int:
-    """How many examples arrays hold; raises ShapeError where that is not the same in all.
-
-    >>> examples_of(np.ones((3, 2)), np.ones(3))
-    3
-    """
-    if not arrays or any(np.ndim(x) == 0 or len(x) != len(arrays[0]) for x in arrays):
-        raise ShapeError(explain(f"share: arrays of shapes {', '.join(str(np.shape(x)) for x in arrays) or 'none'}, expected as many "
-                                 "examples in each.", remedy="The first axis counts examples."))
-    return len(arrays[0])
-
-
 def _to_rank_0(array: np.ndarray, communicator: Communicator, source: int) -> np.ndarray:
     """The array; rank 0's is overwritten with that of `source`."""
     if source and communicator.rank in (0, source):
@@ -131,6 +119,7 @@ class DataParallel:
     def __init__(self, communicator: Communicator, *, exact_reduce: bool = False, shards: int = SHARDS, bucket_bytes: int = BUCKET,
                  accumulate: int = 1, timeout: float | None = None, timeline: str | Path | None = None):
         world_of("DataParallel", communicator)
+        flag("DataParallel", "exact_reduce", exact_reduce)
         for name, value in (("shards", shards), ("bucket_bytes", bucket_bytes), ("accumulate", accumulate)):
             whole("DataParallel", name, value)
         if timeout is not None:
@@ -169,6 +158,7 @@ class DataParallel:
         state must be equal on all ranks (`agree`).
         """
         check_parts(loss, optimizer)
+        flag("make_step", "compiled", compiled)
         return DataStep(loss, optimizer, self.engine, shards=self.shards, accumulate=self.accumulate, bucket_bytes=self.bucket_bytes,
                         compiled=compiled)
 
@@ -179,7 +169,7 @@ class DataParallel:
         >>> run_threads(2, lambda c: DataParallel(c).share(np.arange(5))[0])
         [array([0, 1]), array([2, 3, 4])]
         """
-        limits = bounds(examples_of(*arrays), self.communicator.size)
+        limits = bounds(examples_of("share", *arrays), self.communicator.size)
         if limits[-1] < self.communicator.size:
             raise ShapeError(explain(f"a batch of {len(arrays[0])} examples cannot be shared by {self.communicator.size} ranks.",
                                      remedy="Give larger batches, or start fewer ranks."))
@@ -200,10 +190,11 @@ class DataParallel:
         >>> run_threads(3, lambda c: DataParallel(c).furthest([3, 5, 5][c.rank]))
         [1, 1, 1]
         """
-        return -self.largest(steps * self.communicator.size - self.rank) % self.communicator.size
+        return -self.largest(whole("furthest", "steps", steps, least=0) * self.communicator.size - self.rank) % self.communicator.size
 
     def largest(self, number: int) -> int:
         """The largest of every rank's number."""
+        whole("largest", "number", number, least=-MOST)
         maximum = lambda: all_reduce_in_place(np.array([number]), self.communicator, combine=np.maximum)
         return int(self._call("comparing a number with all ranks", maximum)[0])
 

@@ -14,9 +14,9 @@ import numpy as np
 from ..errors import ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
-from .checks import function_of, whole, world_of
+from .checks import examples_of, flag, function_of, whole, world_of
 from .communicator import Communicator
-from .data_parallel import agree, examples_of, tell
+from .data_parallel import agree, tell
 from .schedules import bounds
 from .server import FINAL, Note, Server, receive, send
 from .server_steps import ServerStep, WorkerStep
@@ -64,6 +64,7 @@ class ParameterServer:
     def __init__(self, communicator: Communicator, *, wait_for: int | None = None, staleness: int | None = None, servers: int = 1,
                  cancel: bool = True, weight: Callable[[int], float] = damped):
         world_of("ParameterServer", communicator)
+        flag("ParameterServer", "cancel", cancel)
         function_of("ParameterServer", "weight", weight, remedy="Give a function of the versions behind: weight=lambda k: 0.9 ** k.")
         for name, value, least in (("servers", servers, 1), ("wait_for", wait_for, 1), ("staleness", staleness, 0)):
             if value is not None or name == "servers":
@@ -129,6 +130,7 @@ class ParameterServer:
         they were given, until `settle`.
         """
         check_parts(loss, optimizer)
+        flag("make_step", "compiled", compiled)
         self._optimizer = optimizer
         return ServerStep(self, optimizer, compiled) if self.server else WorkerStep(self, loss, compiled)
 
@@ -139,7 +141,7 @@ class ParameterServer:
         >>> run_threads(3, lambda c: ParameterServer(c).share(np.arange(5))[0])
         [array([0, 1, 2, 3, 4]), array([0, 1]), array([2, 3, 4])]
         """
-        examples = examples_of(*arrays)
+        examples = examples_of("share", *arrays)
         if self.server or self.staleness is not None:
             return arrays
         if examples < self.workers:

@@ -20,7 +20,7 @@ from ..optim import Optimizer, apply_updates
 from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad, vjp
 from ..tree import map_tree
-from .checks import RANKS, function_of, number, whole, world_of
+from .checks import RANKS, examples_of, flag, function_of, number, whole, world_of
 from .communicator import Communicator
 from .schedules import NOBODY, bounds
 from .status import enter, leave
@@ -104,6 +104,7 @@ class Pipeline:
     def __init__(self, loss: Callable, optimizer: Optimizer, world: Communicator, *, micro_batches: int, compiled: bool = True):
         check_parts(loss, optimizer)
         world_of("Pipeline", world)
+        flag("Pipeline", "compiled", compiled)
         whole("Pipeline", "micro_batches", micro_batches, remedy="Four times as many as stages keep them busy.")
         self.world, self.micro_batches, self.optimizer = world, micro_batches, optimizer
         self.first, self.last = world.rank == 0, world.rank == world.size - 1
@@ -117,9 +118,7 @@ class Pipeline:
     def step(self, stage: Any, state: Any, x: Any, y: Any) -> tuple:
         """One step on a batch; see the class."""
         function_of("Pipeline", "the stage", stage, remedy="Give each rank its own part of the model: stages[world.rank].")
-        if not (np.ndim(x) and np.ndim(y) and len(x) == len(y)):
-            raise ShapeError(explain(f"Pipeline: x of shape {np.shape(x)}, y of shape {np.shape(y)}, expected as many examples in both.",
-                                     remedy="Give the whole batch, x and y, to every rank."))
+        examples_of("Pipeline", x, y)
         limits = bounds(len(x), self.micro_batches)
         if len(x) < self.micro_batches:
             raise ShapeError(explain(f"Pipeline: a batch of {len(x)} examples for {self.micro_batches} micro-batches.",

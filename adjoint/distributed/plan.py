@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from ..errors import ConfigError, explain
-from .checks import number
+from .checks import flag, number
 from .planner import COSTS, Cost, Forecast, averaging, best_wait, checked_work, forecast
 from .simulator import Links, checked_links
 
@@ -148,6 +148,7 @@ def report(workers: Sequence[int], work: Work, links: Links, *, costs: dict[str,
     """
     _check(work)
     checked_links("report", links)
+    flag("report", "every_strategy", every_strategy)
     if isinstance(workers, str) or not isinstance(workers, Sequence):
         raise ConfigError(explain(f"report: workers is {workers!r:.60}, expected numbers of them.", remedy="For instance [4, 64, 1024]."))
     varies = f", {100 * work.jitter:.3g} % of it varies" if work.jitter else ""

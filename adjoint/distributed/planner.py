@@ -65,7 +65,9 @@ def hierarchical(local: int, inside: Links) -> Cost:
     checked_links("hierarchical", inside)
 
     def cost(n: int, size: float, at: Links) -> float:
-        if n % local:
+        number("hierarchical", "size", size)
+        checked_links("hierarchical", at)
+        if whole("hierarchical", "n", n, most=RANKS) % local:
             raise ConfigError(explain(f"hierarchical: {n} ranks with {local} to a host.", remedy="Start as many ranks on every host."))
         return _tree(local, size, inside) + _ring(n // local, size, at)
     return cost

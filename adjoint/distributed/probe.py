@@ -182,7 +182,7 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
     >>> profile.hosts, profile.links().bandwidth > 0
     ([0, 0], True)
     """
-    number("probe", "seconds", seconds, above=True, remedy="It is how long to measure: 3.0, for instance.")
+    number("probe", "seconds", seconds, above=True, most=3600.0, remedy="It is how long to measure: 3.0, for instance.")
     if world_of("probe", communicator).size == 1:
         raise ConfigError(explain("probe: a world of 1, expected two ranks at least.",
                                   remedy="Start more ranks: mpiexec -n 4 adjoint probe, or adjoint probe --threads 4."))

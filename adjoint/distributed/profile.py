@@ -117,6 +117,8 @@ def save(profile: Profile, path: Path) -> None:
 
 def read(path: Path) -> Profile:
     """The profile in a file, checked. Raises ConfigError for a file that cannot be used; FileNotFoundError."""
+    if not isinstance(path, str | Path):
+        raise ConfigError(explain(f"a profile: path is {path!r:.60}.", remedy="Name the file that adjoint probe has written."))
     try:
         profile = msgspec.json.decode(files.read_whole(path, follow_links=False), type=Profile)
     except FileNotFoundError:

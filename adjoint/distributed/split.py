@@ -19,7 +19,7 @@ from ..optim import Optimizer, apply_updates
 from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad
 from ..tree import Structure, flatten
-from .checks import world_of
+from .checks import flag, function_of, world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
 from .schedules import bounds
@@ -181,8 +181,10 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     """
     check_parts(loss, optimizer)
     world_of("make_split_step", world)
+    flag("make_split_step", "compiled", compiled)
 
     def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
+        function_of("a split step", "the model", model, remedy="Give a Module with split layers, which is called with examples.")
         objective = value_and_grad(lambda model, x, y: loss(model(x), y))
         value, gradients = per_rank(objective, world, varying=(varying_leaves(model), False, False))(model, x, y)
         updates, new_state = optimizer.update(gradients, state, model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ConfigError, explain
-from .checks import RANKS, durations, whole
+from .checks import RANKS, durations, flag, whole
 
 
 def harmonic(n: int) -> float:
@@ -59,6 +59,7 @@ def waits(times: np.ndarray, k: int | None = None, *, cancel: bool = True) -> np
     array([5., 1.])
     """
     times = durations("waits", "times", times, lambda shape: len(shape) == 2 and shape[1] > 0, "[steps, workers]")
+    flag("waits", "cancel", cancel)
     steps, workers = times.shape
     k = workers if k is None else k
     expected_wait(workers, k)

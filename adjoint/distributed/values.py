@@ -21,7 +21,7 @@ from ..primitives.broadcasting import move_axis
 from ..primitives.collective import VARYING, WORLDS
 from ..transforms import ranks as typing
 from . import schedules
-from .checks import function_of, whole, world_of
+from .checks import flag, function_of, whole, world_of
 from .collectives import all_reduce_in_place, perform, turns
 from .communicator import Communicator
 from .status import enter, leave
@@ -175,6 +175,7 @@ def all_gather(x: Any, communicator: Communicator, *, axis: int = 0, varying: bo
     array([[1., 1., 2., 2.]])
     """
     axis = _axis("all_gather", x, axis)
+    flag("all_gather", "varying", varying)
     y = _perform("all_gather" if varying else "all_gather_replicated", x, communicator)
     shape = aval_of(x).shape
     return _reshape(move_axis(y, 0, axis), (*shape[:axis], communicator.size * shape[axis], *shape[axis + 1:]))
@@ -214,6 +215,7 @@ def broadcast(x: Any, communicator: Communicator, *, root: int = 0, varying: boo
     array([1., 1.])
     """
     size = world_of("broadcast", communicator).size
+    flag("broadcast", "varying", varying)
     whole("broadcast", "root", root, least=0, most=size - 1, remedy=f"It is one of {size} ranks, which count from 0.")
     return _perform("broadcast_from_root" if varying else "broadcast_replicated", x, communicator, root=root)
 
@@ -249,7 +251,9 @@ def _perform(name: str, x: Any, communicator: Communicator, **params: Any) -> An
     if current() is not EVALUATION or isinstance(x, Tracer):
         _check_type(row, x, ranks)
     elif not isinstance(x, np.ndarray):
-        x = np.asarray(x)[()]
+        x = np.asarray(x)
+        aval_of(x)                                              # a number beyond int64 would be an object
+        x = x[()]
     row.out_avals(aval_of(x), ranks=ranks, **params)            # at the ground level nobody else asks the shape rule
     return bind(row, x, ranks=ranks, **params)
 
@@ -276,7 +280,7 @@ def _reshape(x: Any, shape: tuple) -> Any:
 
 def _chunks(name: str, x: Any, communicator: Communicator, axis: int) -> Any:
     """x with its chunks for the ranks along a new axis 0."""
-    axis, n, shape = _axis(name, x, axis), communicator.size, aval_of(x).shape
+    axis, n, shape = _axis(name, x, axis), world_of(name, communicator).size, aval_of(x).shape
     if shape[axis] % n:
         raise ShapeError(explain(f"{name}: axis {axis} of {aval_of(x)} cannot be cut into {n} equal chunks.",
                                  remedy=f"Let its size be a multiple of {n}."))

@@ -76,6 +76,9 @@ def objective(loss: Callable, model: Any, x: Any, y: Any, key: Any = None) -> tu
     >>> gradients[0].weight.shape, taps
     ((1, 2), {})
     """
+    if not callable(model):
+        raise ConfigError(explain(f"training: model is {type(model).__name__}, expected a Module, which is called with examples.",
+                                  remedy="For instance nn.mlp(64, 32, 10, rng=rng)."))
     of_batch = value_and_grad(lambda m: loss(training(m, key)(x), y))
     (value, gradients), taps = collect_taps(of_batch)(model)
     return (value, trainable(model, gradients)), taps

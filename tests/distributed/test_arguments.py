@@ -23,6 +23,14 @@ def piped(stage=LAYER, x=X, y=X, **options):
     return line.step(stage, RULE.init(LAYER), x, y)
 
 
+def stepped(model=LAYER, x=X, y=X):
+    return dist.DataParallel(ALONE).make_step(nn.squared_error, RULE, compiled=False)(model, RULE.init(LAYER), x, y)
+
+
+def split(model):
+    return dist.make_split_step(nn.squared_error, RULE, ALONE, compiled=False)(model, RULE.init(LAYER), X, X)
+
+
 def served(world, **options):
     """Two steps through a parameter server."""
     parallel, model = dist.ParameterServer(world, **options), LAYER
@@ -41,7 +49,12 @@ REFUSED = {                             # what is wrong: (the call, the error, w
     "a pipeline without world": (lambda: dist.Pipeline(len, RULE, None, micro_batches=2), ConfigError, "Pipeline: found NoneType"),
     "micro-batches": (lambda: piped(micro_batches=0), ConfigError, "micro_batches is 0, expected a whole number >= 1"),
     "no stage of a model": (lambda: piped(stage=None), ConfigError, "the stage is None, expected a function"),
-    "fewer targets": (lambda: piped(y=X[:5]), ShapeError, r"x of shape \(6, 4\), y of shape \(5, 4\), expected as many examples"),
+    "fewer targets": (lambda: piped(y=X[:5]), ShapeError, r"arrays of shapes \(6, 4\), \(5, 4\), expected as many examples"),
+    "no examples": (lambda: stepped(x=1.0), ShapeError, r"a training step: arrays of shapes \(\), \(6, 4\), expected as many examples"),
+    "targets of other examples": (lambda: stepped(y=X[:5]), ShapeError, r"arrays of shapes \(6, 4\), \(5, 4\), expected as many"),
+    "no model": (lambda: stepped(model=None), ConfigError, "model is NoneType, expected a Module"),
+    "a split step of no model": (lambda: split(model=3.0), ConfigError, "the model is .*, expected a function"),
+    "exactness by name": (lambda: dist.DataParallel(ALONE, exact_reduce="no"), ConfigError, "exact_reduce is 'no', expected True or False"),
     "a stage of two results": (lambda: dist.Pipeline(len, RULE, ALONE, micro_batches=1)._send((X, X), 0, 6), ShapeError, "gives tuple"),
     "columns of a convolution": (lambda: dist.ColumnLinear(CONVOLUTION, ALONE), ConfigError, "ColumnLinear: found Conv2d, expected an nn"),
     "rows of a class": (lambda: dist.RowLinear(nn.Linear, ALONE), ConfigError, "RowLinear: found Linear, expected an nn.Linear"),

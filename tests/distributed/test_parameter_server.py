@@ -402,7 +402,7 @@ def test_bad_options_are_refused_on_every_rank():
     assert everywhere(4, lambda c: ParameterServer(c, wait_for=4)) == "ParameterServer: wait_for is 4, but there are 3 workers."
     assert "wait_for is 0" in everywhere(4, lambda c: ParameterServer(c, wait_for=0))
     assert "3 servers in a world of 3 leave no worker" in everywhere(3, lambda c: ParameterServer(c, servers=3))
-    assert "0 servers" in everywhere(3, lambda c: ParameterServer(c, servers=0))
+    assert "servers is 0" in everywhere(3, lambda c: ParameterServer(c, servers=0))
     assert "staleness is -1" in everywhere(3, lambda c: ParameterServer(c, staleness=-1))
     assert "staleness is 1, wait_for is 1" in everywhere(3, lambda c: ParameterServer(c, staleness=1, wait_for=1))
     with pytest.raises(ConfigError, match="1 servers in a world of 1 leave no worker"):
