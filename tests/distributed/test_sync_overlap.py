@@ -13,13 +13,13 @@ from adjoint.distributed.sync_norm import synchronized
 from adjoint.errors import CommunicationError, IndexRangeError
 from adjoint.tree import flatten
 
-BYTES = 1100            # five buckets
+BYTES = 1100            # three buckets
 
 
 def network():
     rng = np.random.default_rng(0)
     layers = []
-    for a, b in ((4, 16), (16, 8), (8, 16)):
+    for a, b in ((4, 8), (8, 16)):
         layers += [nn.Linear(a, b, rng=rng, dtype=np.float64), nn.BatchNorm1d(b, dtype=np.float64), np.tanh]
     return nn.Sequential(*layers, nn.Linear(16, 3, rng=rng, dtype=np.float64))
 
@@ -42,6 +42,7 @@ def steps(c, count, number, *, prepare=lambda step: None, labels=lambda y: y, wo
     rule, own = optim.sgd(0.1), world(c)
     model, parallel = synchronized(network(), own), DataParallel(own, bucket_bytes=BYTES, **options)
     step, state = parallel.make_step(nn.cross_entropy, rule), rule.init(model)
+    step._apply = step._update                              # not compiled: that half is not what is tested
     prepare(step)
     x, y = parallel.share(*examples(count))
     for k in range(number):
@@ -81,9 +82,9 @@ def test_sums_go_on_between_the_questions_of_layers_and_ranks_train_as_one_proce
     if n > 1 and count == 12:
         first, *others = order(found[0][1])
         asks = ["layer", "layer"]
-        assert first == 6 * asks + list("12345")            # nobody knows yet in which order the program does things
-        assert others == [[*4 * asks, "1", "2", *asks, "3", "4", *asks, "5"]] * 3
-        assert all(beside(spans)[0] == 0.0 and min(beside(spans)[1:]) >= 0.8 for _, spans in found)
+        assert first == 4 * asks + list("123")              # nobody knows yet in which order the program does things
+        assert others == [[*3 * asks, "1", "2", *asks, "3"]] * 3
+        assert all(beside(spans)[0] == 0.0 and min(beside(spans)[1:]) >= 0.6 for _, spans in found)
 
 
 def test_ranks_whose_programs_differ_in_their_order_add_up_when_the_calls_have_returned():
@@ -94,7 +95,7 @@ def test_ranks_whose_programs_differ_in_their_order_add_up_when_the_calls_have_r
     expected = one_process(12, 3)
     for parameters, spans in run_threads(2, lambda c: steps(c, 12, 3, prepare=prepare), seconds=60):
         assert all(np.abs(a - b).max() < 1e-10 for a, b in zip(parameters, expected, strict=True))
-        assert beside(spans) == [0.0] * 3 and order(spans) == [["layer"] * 12 + list("12345")] * 3
+        assert beside(spans) == [0.0] * 3 and order(spans) == [["layer"] * 8 + list("123")] * 3
 
 
 def test_micro_batches_ask_too():
@@ -124,9 +125,10 @@ class Failing:
 LAYER, BUCKET = (64, 72, 128, 136), (544, 1088)         # bytes of the sums of a layer, of a bucket, or of their halves
 
 
-@pytest.mark.parametrize("sizes, what", [(LAYER, "all_reduce in the middle of a step"), (BUCKET, r"all_reduce of bucket 2 of 5 \(.*\)")])
-@pytest.mark.parametrize("after", [0, 2])
-def test_a_failure_ends_job_and_call_and_says_what_and_where(sizes, what, after):
+@pytest.mark.parametrize("sizes, after, what", [             # one bucket a step: the second time beside the call
+    (LAYER, 2, "all_reduce in the middle of a step"),
+    (BUCKET, 0, r"all_reduce of bucket 2 of 3 \(.*\)"), (BUCKET, 1, r"all_reduce of bucket 2 of 3 \(.*\)")])
+def test_a_failure_ends_job_and_call_and_says_what_and_where(sizes, after, what):
     def program(c):
         began = time.monotonic()
         said = rf"rank {c.rank} of 2, {what}: the cable is broken\n  at .*test_sync_overlap.py:"
