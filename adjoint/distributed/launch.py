@@ -6,12 +6,15 @@ May import: errors, settings, status, watch. Read next: watch.py.
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -79,6 +82,22 @@ def _check(program: Sequence[str], ranks: int, nodes: int, hosts: Sequence[str],
     if not program or not Path(program[0]).is_file():
         raise ConfigError(explain(f"launch: there is no program {program[0] if program else ''!r}.", where="",
                                   remedy="Name a Python file: adjoint launch -n 4 train.py."))
+    if (fault := _fault(Path(program[0]))):
+        raise ConfigError(explain(f"launch: {program[0]} is no Python program: {fault}.", where="",
+                                  remedy="Name a Python file that runs by itself too: python train.py."))
+
+
+def _fault(program: Path) -> str:
+    """Why Python cannot read a program, so that it is said once and not by every rank; nothing where it can."""
+    try:
+        if program.suffix != ".pyc" and not zipfile.is_zipfile(program):
+            with warnings.catch_warnings(action="ignore"):
+                ast.parse(program.read_bytes())
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    except (OSError, ValueError, RecursionError) as error:
+        return str(error)
+    return ""
 
 
 def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, hosts: str | None = None, max_restarts: int = 0,
