@@ -330,8 +330,10 @@ class DataStep:
     def _update(self, model: Any, state: Any, buckets: Any, taps: dict, total: Any) -> tuple:
         """One common update from the totals."""
         value = total[0] / total[1]
-        gradients = unpacked([flat / total[1].astype(flat.dtype) for flat in buckets], self._layout)
-        norms = [np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]]
+        sums, structure = flatten(unpacked(buckets, self._layout))
+        # Norms of the sums: so neither a mean gradient nor its square has to be written down.
+        norms = [np.sqrt(np.sum(g * g)) / total[1].astype(g.dtype) for g in sums]
+        gradients = unflatten(structure, [g / total[1].astype(g.dtype) for g in sums])
         finite = np.isfinite(sum(norms, value))
         updates, new_state = self.optimizer.update(gradients, state, model)
         moved = absorb(apply_updates(model, updates), {name: x / total[1].astype(x.dtype) for name, x in taps.items()})
