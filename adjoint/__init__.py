@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import errors, numpy, tree
-from .transforms.batch import vmap
-from .transforms.forward import jvp
-from .transforms.reverse import grad, value_and_grad, vjp
-from .tree import copy
+from .collector import undisturbed
+
+with undisturbed(kept=True):
+    from . import errors, numpy, tree
+    from .transforms.batch import vmap
+    from .transforms.forward import jvp
+    from .transforms.reverse import grad, value_and_grad, vjp
+    from .tree import copy
 
 __version__ = "0.1.0"
 
@@ -35,12 +38,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a heavy part at its first use (PEP 562)."""
-    if name in _LAZY:
-        found = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    elif name in _PACKAGES:
-        found = importlib.import_module(f"{__name__}.{name}")
-    else:
+    if name not in _LAZY and name not in _PACKAGES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with undisturbed(kept=True):
+        module = importlib.import_module(f"{__name__}.{_LAZY.get(name, name)}")
+    found = getattr(module, name) if name in _LAZY else module
     globals()[name] = found
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..collector import undisturbed
 from ..core.aval import aval_of
 from ..core.effects import watching_randomness
 from ..core.graph import Graph
@@ -158,7 +159,8 @@ class Compiled:
         """Trace and compile once per structure, shapes and dtypes, whichever thread comes first."""
         with self._lock:
             if key not in self._programs:
-                program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate, self._signals)
+                with undisturbed():
+                    program = Program(_unmark(self.__wrapped__), args, kwargs, self._donate, self._signals)
                 while len(self._programs) >= KEPT_PROGRAMS:          # the oldest goes; a call inside it ends undisturbed
                     self._entry.remove(self._programs.pop(next(iter(self._programs))).special)
                 self._programs[key] = program

@@ -117,21 +117,21 @@ def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, host
     _check(program, ranks, nodes, named, max_restarts, hang_seconds)
     if named:
         say(f"launch: {ranks} ranks on {', '.join(named[:nodes])}; what they send each other is not encrypted: trust the network")
-    launcher, ended = mpiexec(), 0
+    launcher = mpiexec()
     with tempfile.TemporaryDirectory(prefix="adjoint-launch-") as folder:
         for start in range(max_restarts + 1):
             command = [*arguments(launcher, ranks, nodes, named[:nodes]), sys.executable, *program]
-            ended, hung = watched(command, Path(folder), start, ranks, hang_seconds, say, signals_ranks=is_open_mpi(launcher))
-            ended = _judged(ended, Path(folder), say)
+            world = watched(command, Path(folder), start, ranks, hang_seconds, say, signals_ranks=is_open_mpi(launcher))
+            ended = _judged(world.status, Path(folder), say)
             if ended in (0, INTERRUPTED, TERMINATED):
                 break
-            what = "a rank hangs in the world" if ended == HUNG else f"the world has ended with status {ended}"
+            what = "a rank hangs in the world" if ended == HUNG else f"the world has ended with status {ended}{world.first}"
             if start == max_restarts:
                 say(f"launch: {what}; it is not started again")
                 break
-            usable = [name for name in named if name not in hung]
+            usable = [name for name in named if name not in world.hung]
             if nodes <= len(usable) < len(named):
-                say(f"launch: without {', '.join(name for name in named if name in hung)} from now on")
+                say(f"launch: without {', '.join(name for name in named if name in world.hung)} from now on")
                 named = usable
             say(f"launch: {what}; starting it again ({start + 1} of {max_restarts})")
     return ended
@@ -139,7 +139,7 @@ def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, host
 
 def _judged(ended: int, folder: Path, say: Callable[[str], None]) -> int:
     """The status of a world: success only if rank 0, where it could be seen, has written its completion record."""
-    if ended == 0 and any(place.rank == 0 for place in status.places(folder)) and not (folder / status.COMPLETED).exists():
+    if ended == 0 and any(place.rank == 0 for place in status.places(folder)) and 0 not in status.completed(folder):
         say("launch: mpiexec reports success, but rank 0 has not ended its program")
         return NOT_FINISHED
     return ended

@@ -23,8 +23,7 @@ from ..settings import LAUNCH, text
 
 LENGTH = 512            # bytes of a page
 ASKS = getattr(signal, "SIGUSR1", None)         # the signal that asks a rank for its Python stack
-COMPLETED = "completed"
-_PAGE = re.compile(r"rank-(\d+)")
+_PAGE, _COMPLETED = re.compile(r"rank-(\d+)"), re.compile(r"completed-(\d+)")
 
 
 class Place(NamedTuple):
@@ -78,7 +77,7 @@ def _shared() -> list[str]:
 
 
 def join(rank: int) -> None:
-    """Open this rank's page, if `adjoint launch` started the process; rank 0 writes the completion record when its program has ended.
+    """Open this rank's page, if `adjoint launch` started the process; it writes its completion record when its program has ended.
 
     >>> join(0)
     """
@@ -87,14 +86,22 @@ def join(rank: int) -> None:
     if folder and _page is None:
         os.makedirs(folder, exist_ok=True)          # another host has a folder of its own
         _page = _Page(Path(folder), rank)
-        if rank == 0:
-            atexit.register(_complete, _page)
+        atexit.register(_complete, _page)
 
 
 def _complete(page: _Page) -> None:
-    """At the end of rank 0's program, unless an exception has ended it."""
+    """At the end of this rank's program, unless an exception has ended it."""
     if getattr(sys, "last_value", None) is None:
-        (page.folder / COMPLETED).write_text("rank 0 has ended its program\n")
+        (page.folder / f"completed-{page.rank}").write_text(f"rank {page.rank} has ended its program\n")
+
+
+def completed(folder: Path) -> set[int]:
+    """The ranks whose completion record is in a launcher's folder.
+
+    >>> completed(Path("/nowhere"))
+    set()
+    """
+    return {int(match[1]) for path in folder.glob("completed-*") if (match := _COMPLETED.fullmatch(path.name))}
 
 
 def enter(collective: str, bucket: str = "") -> None:

@@ -1,7 +1,7 @@
 """One world under mpiexec, watched from its start to its end: output by rank, Ctrl-C and SIGTERM handed on, a rank that hangs named.
 
-Invariant: when `watched` returns or raises, no rank of this machine and no shared memory of the world is left.
-May import: settings, status. Read next: status.py.
+Invariant: when `watched` returns or raises, nothing that the world has started on this machine and no shared memory of it is left.
+May import: settings, status, processes. Read next: processes.py, status.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from ..settings import GENERATION, LAUNCH
 from . import status
+from .processes import Family, belongs, end_all
 from .status import Place
 
 INTERRUPTED, TERMINATED, HUNG = 130, 143, 124
@@ -80,10 +81,11 @@ def accusation(places: list[Place], ranks: int, seconds: float) -> str:
 
 def _stacks(guilty: list[Place], folder: Path, say: Callable[[str], None]) -> None:
     """Say where in Python the ranks that hang are, if they still answer signals."""
-    here = {place.rank for place in _of_this_machine(folder)}
+    here = {place.rank: place.process for place in _of_this_machine(folder)}
     for place in guilty:
         if place.rank in here:
-            os.kill(place.process, status.ASKS)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(here[place.rank], status.ASKS)
             time.sleep(ANSWER)
             stack = (folder / f"stack-{place.rank}").read_text(errors="replace").splitlines()
             for line in stack[:MOST_LINES] or ["it does not answer: it is stopped, or inside a call that holds it"]:
@@ -123,9 +125,17 @@ def _noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+class Ended(NamedTuple):
+    """How a world has ended: the launcher's status, the hosts of ranks that hung, and a clause that says who ended first."""
+
+    status: int
+    hung: frozenset[str] = frozenset()
+    first: str = ""
+
+
 def watched(command: list[str], folder: Path, start: int, ranks: int, hang_seconds: float, say: Callable[[str], None], *,
-            signals_ranks: bool = False) -> tuple[int, set[str]]:
-    """Run one world to its end: (status, hosts of ranks that hung). Ctrl-C is handed on once, the second kills.
+            signals_ranks: bool = False) -> Ended:
+    """Run one world to its end. Ctrl-C is handed on once, the second kills.
 
     signals_ranks: hand signals to the ranks of this machine themselves, since this mpiexec would end the world at once.
     """
@@ -136,17 +146,42 @@ def watched(command: list[str], folder: Path, start: int, ranks: int, hang_secon
                                  errors="replace", start_new_session=True, preexec_fn=_dies_with_us)
         reader = threading.Thread(target=_relay, args=(world.stdout, say), daemon=True)
         reader.start()
-        hung: list[Place] | None = None
+        hung, family = None, Family(world, ranks)
         try:
-            hung = _until_it_ends(world, _Progress(folder, ranks, hang_seconds), came, say, signals_ranks)
+            hung = _until_it_ends(family, _Progress(folder, ranks, hang_seconds), came, say, signals_ranks)
+            first = first_of(family, status.places(folder), status.completed(folder))
         finally:
+            family.close()
             _end(world, folder)
             reader.join(GRACE)
     if hung is not None:
-        return HUNG, {place.host for place in hung}
+        return Ended(HUNG, frozenset(place.host for place in hung))
     if came:
-        return 128 + came[0], set()
-    return (world.returncode if world.returncode >= 0 else 128 - world.returncode), set()
+        return Ended(128 + came[0])
+    return Ended(world.returncode if world.returncode >= 0 else 128 - world.returncode, first=first)
+
+
+def first_of(family: Family, places: list[Place], completed: set[int]) -> str:
+    """A clause that says what ended before everything else: the rest of a world is ended for it. Nothing if that was not seen, as where
+    ranks are on other machines. Of ranks that were seen to have ended in the same moment, all are named.
+    """
+    if family.orphaned:
+        return ": a process between mpiexec and the ranks was killed"
+    if (family.world.poll() or 0) < 0:
+        return f": mpiexec was killed by signal {-family.world.returncode}"
+    told = {place.rank: place for place in places}
+    for together in family.ended if family.is_whole else []:
+        names = [f"rank {rank} on {socket.gethostname()}, process {process}, {_whereabouts(told.get(rank))}"
+                 for rank, process in together if rank not in completed]
+        if names:
+            return f": {' or '.join(names)} was the first to end"
+    return ""
+
+
+def _whereabouts(place: Place | None) -> str:
+    if place is None:
+        return "not yet in the world,"
+    return f"{'inside' if place.inside else 'after'} {place}," if place.entered else "in no collective yet,"
 
 
 class _Progress:
@@ -169,13 +204,13 @@ class _Progress:
         return places if now - self.moved > self.seconds else None
 
 
-def _until_it_ends(world: subprocess.Popen, progress: _Progress, came: list[int], say: Callable[[str], None],
+def _until_it_ends(family: Family, progress: _Progress, came: list[int], say: Callable[[str], None],
                    signals_ranks: bool) -> list[Place] | None:
     """Wait for the end of a world, or for the reason to end it: None, or the ranks that hang."""
     handed, deadline = 0, math.inf
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            world.wait(LOOK)
+        family.look(LOOK)
+        if family.world.poll() is not None or family.orphaned:
             return None
         now = time.monotonic()
         if len(came) > handed:
@@ -183,7 +218,7 @@ def _until_it_ends(world: subprocess.Popen, progress: _Progress, came: list[int]
             if handed > 1:
                 return None
             deadline = now + GRACE
-            _hand_on(came[0], world, progress.folder if signals_ranks else None)
+            _hand_on(came[0], family.world, progress.folder if signals_ranks else None)
         if now > deadline:
             return None
         if places := progress.stalled(now):
@@ -198,17 +233,13 @@ def _hand_on(number: int, world: subprocess.Popen, folder: Path | None) -> None:
     if not places:
         world.send_signal(number)
     for place in places:
-        os.kill(place.process, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(place.process, number)
 
 
 def _of_this_machine(folder: Path) -> list[Place]:
-    """Ranks that still run here: a process number alone may be another program's by now."""
-    found = []
-    for place in status.places(folder):
-        with contextlib.suppress(OSError):
-            if place.host == socket.gethostname() and f"{LAUNCH}={folder}".encode() in Path(f"/proc/{place.process}/environ").read_bytes():
-                found.append(place)
-    return found
+    """Ranks that still run here."""
+    return [place for place in status.places(folder) if place.host == socket.gethostname() and belongs(place.process, folder)]
 
 
 def _end(world: subprocess.Popen, folder: Path) -> None:
@@ -217,9 +248,7 @@ def _end(world: subprocess.Popen, folder: Path) -> None:
     if world.poll() is None:
         os.killpg(world.pid, signal.SIGKILL)
         world.wait()
-    for place in _of_this_machine(folder):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(place.process, signal.SIGKILL)
+    end_all(folder)
     for name in {name for place in places if place.host == socket.gethostname() for name in place.shared}:
         if _SHARED.fullmatch(name):
             with contextlib.suppress(OSError):

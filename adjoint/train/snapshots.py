@@ -46,6 +46,8 @@ class Snapshots:
     def begin(self, rank: int, *, anew: bool) -> None:
         """Write as this worker; anew: forget every snapshot in the folder. Workers call it before they first wait for each other."""
         self.rank = rank
+        for path in self.folder.glob(f".snapshot-*-{rank}.safetensors.*{files.PARTIAL}"):      # its writer was killed
+            files.remove(path)
         for _, path in self._found() if anew else []:
             with contextlib.suppress(FileNotFoundError):        # another worker was quicker
                 files.remove(path)

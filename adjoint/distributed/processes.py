@@ -1,0 +1,135 @@
+"""The processes of a world on this machine: which is which rank, which ended first, and an end to all of them.
+
+Invariant: a process is ended only if its environment names this launch: a number alone may be another program's by now. Seen by Linux's
+/proc; where there is none, nothing is seen. May import: settings. Read next: watch.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from ..settings import LAUNCH
+
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")        # what launchers tell every rank
+PATIENCE = 5.0          # seconds that processes which were killed may take to be gone
+PAUSE = 0.002           # seconds between looks at them
+
+
+def environment(process: int) -> dict[str, str]:
+    """What a process was started with; nothing if it has ended or is another user's.
+
+    >>> environment(os.getpid()).get("PATH") == os.environ.get("PATH"), environment(-1)
+    (True, {})
+    """
+    try:
+        words = Path(f"/proc/{process}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started and that have not been waited for.
+
+    >>> children(-1)
+    []
+    """
+    found: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def belongs(process: int, folder: Path) -> bool:
+    """Whether a process was started by the launch that has this folder, and still runs.
+
+    >>> belongs(os.getpid(), Path("/nowhere"))
+    False
+    """
+    return environment(process).get(LAUNCH) == str(folder)
+
+
+def end_all(folder: Path) -> None:
+    """Kill whatever a launch has started here, ranks that have not joined and programs of ranks too, and wait until it is gone.
+
+    >>> end_all(Path("/nowhere"))
+    """
+    deadline = time.monotonic() + PATIENCE
+    while left := [int(path.name) for path in Path("/proc").glob("[0-9]*") if belongs(int(path.name), folder)]:
+        for process in left:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(PAUSE)
+
+
+class Family:
+    """What an mpiexec has started here. ended: (rank, process) of the ranks that have ended, those of one look together; orphaned: a
+    process between mpiexec and ranks has ended before them, so that mpiexec would not see how they end."""
+
+    def __init__(self, world: subprocess.Popen, size: int):
+        self.world, self.size, self.orphaned = world, size, False
+        self.ended: list[list[tuple[int, int]]] = []
+        self.ranks: dict[int, int] = {}                 # process: rank
+        self._above: dict[int, int] = {}                # process: what has started it
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        self._handles: dict[int, int] = {}              # handle: process
+        self._follow(world.pid)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every rank was seen here."""
+        return len(self.ranks) == self.size
+
+    def _follow(self, process: int) -> None:
+        with contextlib.suppress(OSError, AttributeError):          # it has ended; not Linux
+            handle = os.pidfd_open(process)
+            self._handles[handle] = process
+            self._poll.register(handle, select.POLLIN)
+
+    def _find(self, process: int) -> None:
+        """Follow all below a process; below a rank are its own affairs."""
+        for child in children(process):
+            if child not in self._above:
+                self._above[child] = process
+                self._follow(child)
+            number = next((n for n in map(environment(child).get, RANKS) if n), "") if child not in self.ranks else ""
+            if number.isdecimal():                      # not yet, between fork and exec
+                self.ranks[child] = int(number)
+            if child not in self.ranks:
+                self._find(child)
+
+    def look(self, seconds: float) -> None:
+        """Sleep so long, or until mpiexec or a process that it has started ends."""
+        self._find(self.world.pid)
+        seconds = seconds if self.is_whole else seconds / 10
+        if self.world.pid not in self._handles.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.world.wait(seconds)
+            return
+        gone = [self._handles.pop(handle) for handle in self._ready(seconds)]
+        if ranks := [(self.ranks[process], process) for process in gone if process in self.ranks]:
+            self.ended.append(sorted(ranks))
+        left = {self._above[process] for process in self.ranks if process in self._handles.values()} - {self.world.pid}
+        self.orphaned = self.orphaned or not left.isdisjoint(gone)
+
+    def _ready(self, seconds: float) -> list[int]:
+        handles = [handle for handle, _ in self._poll.poll(1000 * seconds)]
+        for handle in handles:
+            self._poll.unregister(handle)
+            os.close(handle)
+        return handles
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        for handle in self._handles:
+            os.close(handle)
+        self._handles.clear()
