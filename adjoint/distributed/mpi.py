@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class MpiCommunicator(Mail, Blocks):
 
     def __init__(self, *, seconds: float = SECONDS) -> None:
         mpi = _binding()
-        self._comm, self._all_done = mpi.COMM_WORLD, mpi.Request.Testall
+        self._comm, self._test, self._failure = mpi.COMM_WORLD, mpi.Request.Testall, mpi.Exception
         self.rank, self.size, self.counts, self.seconds = self._comm.Get_rank(), self._comm.Get_size(), Counts(), seconds
         self.spins = SPINS
         self._prepare_mail(mpi)
@@ -51,19 +52,43 @@ class MpiCommunicator(Mail, Blocks):
 
     def exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
         """Both directions at once."""
-        requests = []
+        requests, others = [], []
         if received is not None:
             requests += [self._comm.Irecv(piece, source) for piece in _pieces(received)]
+            others += [source] * len(requests)
         if sent is not None:
             requests += [self._comm.Isend(piece, to) for piece in _pieces(sent)]
-        self._wait(requests, to if sent is not None else source)
+            others += [to] * (len(requests) - len(others))
+        self._wait(requests, others)
         self.counts.note(sent, to, received)
 
     def abort(self, status: int) -> None:
         """End every rank of the world now."""
         self._comm.Abort(status)
 
-    def _wait(self, requests: list, other: int) -> None:
+    def leaving(self) -> Callable[[float], bool]:
+        """A collective, for the start: gives together(seconds), which says whether every rank calls it within so many seconds."""
+        apart = self._comm.Dup()            # a world in which nothing else is sent: what others wait for there is not mixed up with this
+
+        def together(seconds: float) -> bool:
+            everybody, deadline = apart.Ibarrier(), time.monotonic() + seconds
+            while not everybody.Test():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+            return True
+        return together
+
+    def _all_done(self, requests: list) -> bool:
+        try:
+            return self._test(requests)
+        except self._failure as error:                      # MPI's own say nothing that helps
+            raise CommunicationError(explain(
+                f"rank {self.rank} of {self.size} has lost a rank, in exchange {self.counts.rounds} ({' '.join(str(error).split())[:60]}).",
+                remedy="See why that rank has ended: its own message says so, or a signal killed it.")) from None
+
+    def _wait(self, requests: list, others: Sequence[int | str]) -> None:
+        """Until all requests are done; others: the rank, or ranks, at the other end of each."""
         for look in range(self.spins):
             if self._all_done(requests):
                 return
@@ -72,7 +97,10 @@ class MpiCommunicator(Mail, Blocks):
         deadline = time.monotonic() + self.seconds
         while not self._all_done(requests):
             if time.monotonic() > deadline:
+                late = sorted({other for request, other in zip(requests, others, strict=True) if not request.Test()})
+                if not late:
+                    return
                 raise CommunicationError(explain(
-                    f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {other}, in exchange {self.counts.rounds}.",
-                    remedy="See what that rank is doing: it has not entered this exchange, or it has died."))
+                    f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {', '.join(map(str, late))}, in exchange "
+                    f"{self.counts.rounds}.", remedy="See what that rank is doing: it has not entered this exchange, or it has died."))
             time.sleep(PAUSE)

@@ -27,7 +27,7 @@ class Blocks:
     exchange: Callable[..., None]
     _comm: Any
     _all_done: Callable[[list], bool]
-    _wait: Callable[[list, int], None]
+    _wait: Callable[[list, Sequence[int | str]], None]
 
     def _prepare_blocks(self, mpi: Any) -> None:
         name, version = mpi.get_vendor()
@@ -50,27 +50,28 @@ class Blocks:
         parts = [None if x is None else [x[k:k + size] for k in range(0, x.size, size)] or [x] for x in (sent, target)]
         total = max(len(each) for each in parts if each is not None)
         ahead = min(DEPTH, total) - 1
-        waiting: list[tuple[list, np.ndarray | None, np.ndarray | None]] = []
+        waiting: list[tuple[list, list[int], np.ndarray | None, np.ndarray | None]] = []
         for k in range(total + ahead):
             if k < total:
                 waiting.append(self._begin(k, parts, to, source))
             if k >= ahead:
-                requests, place, part = waiting[k - ahead]
-                self._wait(requests, to if part is None else source)
+                requests, others, place, part = waiting[k - ahead]
+                self._wait(requests, others)
                 if part is not None:
                     combine(part, place, out=part)
         self.counts.note(sent, to, target)
 
-    def _begin(self, k: int, parts: list, to: int, source: int) -> tuple[list, np.ndarray | None, np.ndarray | None]:
-        """Start the k-th block in both directions: its requests, where it arrives, and what that is combined into."""
+    def _begin(self, k: int, parts: list, to: int, source: int) -> tuple[list, list[int], np.ndarray | None, np.ndarray | None]:
+        """Start the k-th block in both directions: its requests, whom they wait for, where it arrives, and what that is combined into."""
         sent, target = (None if each is None or k >= len(each) else each[k] for each in parts)
         requests, place = [], None
+        others = [rank for rank, each in ((source, target), (to, sent)) if each is not None]
         if target is not None:
             place = self._arriving[k % DEPTH].view(target.dtype)[:target.size]
             requests.append(self._comm.Irecv(place.view(np.uint8), source))
         if sent is not None:
             requests.append(self._comm.Isend(sent.view(np.uint8), to))
-        return requests, place, target
+        return requests, others, place, target
 
     def pass_on(self, turns: Sequence[Any], buffer: np.ndarray, combine: np.ufunc) -> None:
         """Rounds that each send what the one before it brought, as one stream of blocks; every rank of the ring calls this."""
@@ -85,5 +86,7 @@ class Blocks:
         """
         if combine not in self._own:
             raise ConfigError(explain(f"all_reduce by MPI: combine is {combine}.", remedy="Choose another algorithm, for instance 'ring'."))
-        self._wait([self._comm.Iallreduce(self._in_place, buffer, self._own[combine])], (self.rank + 1) % self.size)
+        request = self._comm.Iallreduce(self._in_place, buffer, self._own[combine])
+        others = ", ".join(str(rank) for rank in range(self.size) if rank != self.rank)
+        self._wait([request], [others])                         # MPI does not say who of them is late
         self.counts.rounds += 1

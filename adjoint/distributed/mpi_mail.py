@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class Mail:
 
     _comm: Any
     _all_done: Callable[[list], bool]
-    _wait: Callable[[list, int], None]
+    _wait: Callable[[list, Sequence[int | str]], None]
     rank: int
     size: int
     seconds: float
@@ -57,7 +57,7 @@ class Mail:
                 self.arrived((source,))
                 continue
             parts.append(np.empty(self._envelope.Get_count(), np.uint8))
-            self._wait([self._comm.Irecv(parts[-1], source)], source)
+            self._wait([self._comm.Irecv(parts[-1], source)], [source])
         message = parts[0] if len(parts) == 1 else np.concatenate(parts)
         self.counts.note(None, source, message)
         return message

@@ -16,7 +16,7 @@ DEPTH = 3               # blocks that may arrive at a time
 class Stream:
     """The blocks of `turns`, each of which sends what the one before it has received; they are cut after every `step` elements.
 
-    comm: MPI's communicator; done(requests): MPI's Testall; wait(requests, other): until they are done, with a deadline;
+    comm: MPI's communicator; done(requests): MPI's Testall; wait(requests, others): until they are done, with a deadline;
     scratch: DEPTH rows of bytes for blocks that are combined into the buffer.
     """
 
@@ -36,11 +36,11 @@ class Stream:
         for k, (part, combines) in enumerate(self.arriving):
             self._send(self.here + k)
             self._receive(k)
-            self.wait([self.receiving[k]], self.source)
+            self.wait([self.receiving[k]], [self.source])
             if combines:
                 combine(self.buffer[part], self._place(k), out=self.buffer[part])
         self._send(len(self.leaving))
-        self.wait(self.sending, self.to)
+        self.wait(self.sending, [self.to] * len(self.sending))
 
     def _send(self, most: int) -> None:
         """Begin to send what may leave: up to `most` blocks in all."""
@@ -54,7 +54,7 @@ class Stream:
             if held is not None:
                 if number > k:
                     return                                  # looked at again before the next block
-                self.wait([self.sending[held]], self.to)
+                self.wait([self.sending[held]], [self.to])
             self.receiving.append(self.comm.Irecv(self._place(number).view(np.uint8), self.source))
 
     def _held(self, number: int) -> int | None:

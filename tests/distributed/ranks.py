@@ -1,6 +1,7 @@
 """What each rank runs under mpiexec in test_mpi.py: python ranks.py NAME; the last line it prints is compared."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 
 from adjoint.distributed import ALGORITHMS, all_gather_in_place, all_reduce_in_place, broadcast_in_place, reduce_scatter_in_place, world
 from adjoint.distributed.schedules import bounds
+from adjoint.errors import CommunicationError
 
 
 def buffers(n, size):
@@ -40,6 +42,26 @@ def lonely(c):
         c.seconds = 0.3
         all_reduce_in_place(np.ones(4), c)
     return "not reached by rank 0"
+
+
+def absent(c):
+    """The last of three does not come: the first, which also sends to the second, waits for the last alone."""
+    c.seconds = 0.3 if c.rank == 0 else 20.0
+    if c.rank < 2:
+        c.exchange(np.ones(4), (c.rank + 1) % 3, np.empty(4), (c.rank - 1) % 3)
+    time.sleep(20.0 * (c.rank > 0))
+    return "not reached by rank 0"
+
+
+def dies(c):
+    """A rank is killed while the other waits for it."""
+    if c.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        all_reduce_in_place(np.ones(4), c)
+    except CommunicationError as error:
+        return f"told: {error}"
+    return "not reached"
 
 
 def pieces(c):

@@ -28,6 +28,18 @@ def test_a_rank_that_waits_in_vain_says_for_whom(runtime):
     assert status != 0 and "rank 0 of 2 has waited 0.3 s for rank 1" in output
 
 
+@worlds.every_runtime
+def test_whoever_has_come_is_not_blamed(runtime):
+    status, output = worlds.run(runtime.ranks(3, RANKS, "absent"), seconds=30)
+    assert status != 0 and "rank 0 of 3 has waited 0.3 s for rank 2, in exchange 0" in output
+
+
+@worlds.every_runtime
+def test_a_lost_rank_is_no_traceback_of_mpi(runtime):
+    status, output = worlds.run(runtime.ranks(2, RANKS, "dies"), seconds=30)
+    assert status != 0 and "MPI_ERROR field" not in output and "not reached" not in output, output
+
+
 @worlds.one_runtime
 def test_messages_are_cut_below_the_limit_of_an_int(runtime):
     status, output = worlds.run(runtime.ranks(2, RANKS, "pieces"))
