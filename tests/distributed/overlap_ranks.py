@@ -75,7 +75,7 @@ def late(c):
     try:
         step(model, state, x, y)
     except CommunicationError as error:
-        return str(error).splitlines()[0]
+        return "".join(str(error).splitlines()[:2])
     return "nothing was raised"
 
 

@@ -10,6 +10,7 @@ from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, run_threads
 from adjoint.distributed.engine import Engine, Job
 from adjoint.distributed.sync_norm import synchronized
+from adjoint.distributed.values import ranks_of
 from adjoint.errors import CommunicationError, IndexRangeError
 from adjoint.tree import flatten
 
@@ -253,3 +254,19 @@ def test_a_question_that_fails_ends_the_job_with_its_words():
     thread.join(10)
     with pytest.raises(CommunicationError, match=r"^a question: no answer"):
         job.wait()
+
+
+def test_a_question_that_is_interrupted_leaves_the_memory_of_the_call_alone():
+    def program(c):
+        ranks, left = ranks_of(c), []
+
+        def interrupted(*arguments):
+            left.extend(arguments)
+            raise KeyboardInterrupt
+        ranks.asks, memory = interrupted, np.ones(4)
+        with pytest.raises(KeyboardInterrupt):
+            ranks.run("all_reduce", memory, (-1, -1))
+        operation, function, *arguments = left
+        function(*arguments)                                # the other thread ends it later
+        return operation, memory.sum(), arguments[1].sum()
+    assert run_threads(2, program, seconds=20) == [("all_reduce", 4.0, 8.0)] * 2
