@@ -13,7 +13,9 @@ from server_ranks import BATCH, distance, examples, network, one_process, traine
 import adjoint as ad
 from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, ParameterServer, run_threads
-from adjoint.distributed.shards import dealt, joined, taken
+from adjoint.distributed.server import ABANDONED, ENDED, FINAL, HEAD, LATE, MODEL, Note
+from adjoint.distributed.shards import Shards, dealt, joined, taken
+from adjoint.distributed.worker import Worker
 from adjoint.errors import Cancelled, CommunicationError, ConfigError
 from adjoint.tree import flatten
 
@@ -474,3 +476,62 @@ def test_bad_use_under_mpiexec(runtime):
     assert status == 0 and output.count("wait_for is 3, but there are 2 workers") == 3
     status, output = launch("other_model")
     assert status == 0 and output.count("different models or optimizers") == 3
+
+
+# ------------------------------------------------------------------------------------------------ one side alone, by letters written out
+
+
+class Scripted:
+    """A communicator whose letters have all been written: (rank, note) in the order of their arrival; it keeps what is posted."""
+
+    def __init__(self, *letters, rank=2):
+        self.letters, self.rank, self.size, self.posted, self.flushed = list(letters), rank, 4, [], 0
+
+    def arrived(self, sources, seconds=None):
+        return next(source for source, _ in self.letters if source in sources)
+
+    def collect(self, source):
+        at = next(k for k, (sender, _) in enumerate(self.letters) if sender == source)
+        return np.array(self.letters.pop(at)[1], np.float64).view(np.uint8)
+
+    def post(self, letter, to):
+        self.posted.append((to, Note(*letter[:HEAD].view(np.float64))))
+
+    def flush(self):
+        self.flushed += 1
+
+
+def test_a_worker_takes_no_model_put_together_from_two_versions():
+    letters = (0, Note(LATE, version=9)), (0, Note(MODEL, version=1)), (1, Note(MODEL, version=2)), (0, Note(MODEL, version=2, signal=7))
+    world = Scripted(*letters)
+    worker = Worker(world, (0, 1))
+    assert [note.version for note, _ in worker.take()] == [2, 2] and (worker.version, worker.signal, worker.asked) == (2, 7, 7)
+    assert world.posted == [(0, Note(ABANDONED, step=1, version=1))] and not world.letters
+    world = Scripted(*letters)
+    worker = Worker(world, (0, 1), one_version=False)
+    assert [note.version for note, _ in worker.take()] == [1, 2] and worker.version == 2
+    assert not world.posted and len(world.letters) == 1
+    world = Scripted((0, Note(FINAL, version=1)), (1, Note(FINAL, version=2)))          # nothing newer will come
+    worker = Worker(world, (0, 1))
+    assert [note.version for note, _ in worker.take()] == [1, 2] and not world.posted
+    assert [note.version for note, _ in worker.settle()] == [1, 2] and worker.settle() == [] and not world.posted
+
+
+def test_a_worker_that_ends_tells_the_servers_that_have_not():
+    world = Scripted((1, Note(FINAL, version=3, loss=0.5)), (0, Note(MODEL, version=3)), (0, Note(FINAL, version=3, loss=0.5)))
+    worker = Worker(world, (0, 1))
+    worker.take()
+    assert [note.kind for note, _ in worker.settle()] == [FINAL, FINAL] and world.flushed == 1
+    assert world.posted == [(0, Note(ENDED, step=1, version=3))] and worker.settle() == [] and world.flushed == 2
+
+
+def test_a_cancelled_computation_does_not_cancel_the_next():
+    worker = Worker(Scripted(), (0,), cancel=False)
+    worker.cancellation.cancel()
+    with worker.computing() as cancellation:
+        assert not cancellation.cancelled and not cancellation.wait(0.0)
+
+
+def test_a_number_that_is_none_is_no_sign_of_a_norm_over_all_arrays():
+    model = {"a": np.array([1.0, np.nan]), "b": np.ones(3)}
+    assert len(Shards(model, optim.adamw(0.1), 2).states) == 2
