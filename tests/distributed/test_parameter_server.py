@@ -13,7 +13,7 @@ from server_ranks import BATCH, distance, examples, network, one_process, traine
 import adjoint as ad
 from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, ParameterServer, run_threads
-from adjoint.distributed.server import ABANDONED, ENDED, FINAL, HEAD, LATE, MODEL, Note
+from adjoint.distributed.server import ABANDONED, ENDED, FINAL, GRADIENT, HEAD, LATE, MODEL, Note, Server
 from adjoint.distributed.shards import Shards, dealt, joined, taken
 from adjoint.distributed.worker import Worker
 from adjoint.errors import Cancelled, CommunicationError, ConfigError
@@ -535,3 +535,37 @@ def test_a_cancelled_computation_does_not_cancel_the_next():
 def test_a_number_that_is_none_is_no_sign_of_a_norm_over_all_arrays():
     model = {"a": np.array([1.0, np.nan]), "b": np.ones(3)}
     assert len(Shards(model, optim.adamw(0.1), 2).states) == 2
+
+
+def test_a_server_tells_who_is_late_and_waits_until_its_models_have_left():
+    nothing = np.empty(0, np.uint8)
+    world = Scripted((2, Note(GRADIENT, step=1)), (1, Note(GRADIENT, step=1)), (1, Note(GRADIENT, step=1)), rank=0)
+    server = Server(world, (1, 2, 3), wait_for=2)
+    assert list(server.gradients()) == [1, 2] and world.posted == [(3, Note(LATE))]             # by rank, whoever came first
+    server.publish(nothing, [1, 2], loss=0.5, finite=False)
+    model = Note(MODEL, version=1, loss=0.5, examples=1.0, finite=0.0)
+    assert world.posted[1:] == [(2, model), (1, model)] and world.flushed == 1
+    world.letters += [(3, Note(ABANDONED, step=1)), *[(k, Note(GRADIENT, step=2, version=1, signal=15)) for k in (1, 2)]]
+    assert list(server.gradients()) == [1, 2] and (server.signal, server.version) == (15, 1)
+    assert world.posted[3:] == [(3, model), (3, Note(LATE, version=1))]                         # again: it has answered since
+    asynchronous = Server(Scripted((1, Note(GRADIENT, step=1)), rank=0), (1, 2), wait_for=1, staleness=1)
+    asynchronous.publish(nothing, list(asynchronous.gradients()), loss=0.0, finite=True)
+    assert [to for to, _ in asynchronous.communicator.posted] == [1] and asynchronous.communicator.flushed == 0
+
+
+@pytest.mark.parametrize(("workers", "options", "expected"), [
+    (1, {}, [[0, 1, 2]]), (2, {}, [[0, 2, 4], [1, 3, 5]]), (2, {"staleness": 0}, [[0, 2], [1]])], ids=str)
+def test_random_numbers_differ_on_every_worker(workers, options, expected):
+    """Of a batch that workers share each has numbers of its own; whole batches, dealt in turn, keep theirs."""
+    def program(c):
+        parallel, rule, model, keys = ParameterServer(c, **options), optim.sgd(0.1), network(), []
+        step, (x, y) = parallel.make_step(nn.cross_entropy, rule, compiled=False), examples(1)
+        if parallel.server is None:
+            local = step._local
+            step._local = lambda model, x, y, key: (keys.append(key.tolist()), local(model, x, y, key))[1]
+        model, state = parallel.agree(model, rule.init(model))
+        for k in range(3):
+            model, state, *_ = step(model, state, *parallel.share(x[0], y[0]), np.array([5, k]))
+        parallel.settle(model, state)
+        return keys
+    assert run_threads(workers + 1, program, seconds=20)[1:] == [[[5, k] for k in numbers] for numbers in expected]
