@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from . import nn, optim
@@ -41,6 +40,12 @@ from .train.progress import Progress, duration
 from .train.run_folder import RunFolder
 from .transforms.derivatives import grad
 from .tree import flatten
+
+try:
+    import click
+except ModuleNotFoundError:
+    raise SystemExit("adjoint: the command needs click, which is not installed.\n"
+                     "  Install it: pip install 'adjoint[cli]', or 'adjoint[cli,mpi]' for many ranks.") from None
 
 INTERRUPTED = 130
 

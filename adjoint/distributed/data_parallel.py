@@ -38,12 +38,14 @@ def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -
     _check_source("agree", source, communicator)
     leaves, structure = flatten((model, state))
     arrays = [np.array(x) for x in leaves]
-    own = hash_of(structure, arrays)
-    extremes = all_reduce_in_place(np.array([own, -own]), communicator, algorithm="tree", combine=np.maximum)
-    if extremes[0] != -extremes[1]:
+    own = np.array([hash_of(structure, arrays), hash_of(flatten(None)[1], arrays)])
+    most, least = all_reduce_in_place(np.stack([own, -own]), communicator, algorithm="tree", combine=np.maximum)
+    if (most != -least).any():
+        what = "arrays of other shapes or dtypes" if most[1] != -least[1] else "the same arrays, in other layers, functions or options"
         raise CommunicationError(explain(
             f"the ranks have different models or optimizers: rank {communicator.rank} of {communicator.size} has {len(arrays)} arrays, "
-            f"{sum(a.size for a in arrays)} elements.", remedy="Build the same model and the same optimizer on every rank."))
+            f"{sum(a.size for a in arrays)} elements; the ranks have {what}.",
+            remedy="Build the same model and the same optimizer on every rank."))
     for array in arrays:
         broadcast_in_place(_to_rank_0(array, communicator, source), communicator)
     return unflatten(structure, arrays)

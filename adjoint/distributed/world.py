@@ -1,14 +1,16 @@
 """The world this process belongs to: a rank under mpiexec, srun or the like, or alone.
 
 Invariant: an MPI binding is imported only where a launcher has left its mark in the environment, and only here and in mpi.py; a rank that
-raises ends the whole world. May import: errors, compiler, communicator, status. Read next: mpi.py.
+raises, or exits with another status than 0, ends the whole world. May import: errors, compiler, communicator, status. Read next: mpi.py.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any
@@ -21,6 +23,7 @@ from .communicator import Alone, Communicator
 MARKS = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")       # what MPI launchers set for every rank
 LOCAL = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")                   # how many of its processes are on this machine
 SPEAK = 0.3             # seconds in which other ranks with the same error say so, before all are ended
+LEAVE = 10.0            # seconds in which the other ranks may leave with an error too, and save before, once one has
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")        # how many processes a launcher has started
 
 
@@ -72,6 +75,7 @@ def _end_together(communicator: Any) -> None:
     before = sys.excepthook
     if getattr(before, "ends_the_world", False):
         return
+    _end_at_exit(communicator)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         before(kind, error, trace)
@@ -81,3 +85,23 @@ def _end_together(communicator: Any) -> None:
         communicator.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
     hook.ends_the_world = True
     sys.excepthook = hook
+
+
+def _end_at_exit(communicator: Any) -> None:
+    """Let sys.exit("no data") or sys.exit(3) of one rank end every rank too, unless all leave so: no excepthook is told of it.
+
+    What was caught before the program's end does not count: a rank that has exchanged messages since has gone on.
+    """
+    leave, asked, together = sys.exit, [0, 0], communicator.leaving()
+
+    def exit(status: Any = None, /) -> None:
+        if threading.current_thread() is threading.main_thread():
+            asked[:] = (status & 0xFF if isinstance(status, int) else int(status is not None)), communicator.counts.rounds
+        leave(status)
+
+    def end() -> None:
+        status, rounds = asked
+        if status and rounds == communicator.counts.rounds and not together(LEAVE):
+            communicator.abort(status)
+    sys.exit = exit
+    atexit.register(end)

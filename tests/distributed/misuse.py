@@ -1,15 +1,19 @@
 """What users do wrong, on every rank of a world: python misuse.py NAME. See test_misuse.py."""
 
 import os
+import signal
 import sys
+import time
 
 import numpy as np
 
 from adjoint import nn, optim, train
+from adjoint.compiler import threads
 from adjoint.distributed import DataParallel, all_reduce_in_place, world
 from adjoint.errors import AdjointError
 
 name = sys.argv[1]
+sys.modules["adjoint.distributed.world"].LEAVE = 0.5
 if name == "no binding":
     sys.modules["mpi4py"] = None
 w = world()
@@ -27,9 +31,14 @@ def other_optimizers():
     DataParallel(w).agree(model, (optim.adam if w.rank else optim.sgd)(0.1).init(model))
 
 
+def other_layers():
+    DataParallel(w).agree(nn.Sequential(nn.Linear(1, 1, rng=np.random.default_rng(0)), (nn.relu, np.tanh)[w.rank]), ())
+
+
 REFUSED = {
     "different models": lambda: fitted(6, width=2 + w.rank),
     "different optimizers": other_optimizers,
+    "different layers": other_layers,
     "uneven batch": lambda: fitted(7),
     "uneven exact batch": lambda: fitted(10, exact_reduce=True),
     "batch below ranks": lambda: fitted(1),
@@ -48,6 +57,21 @@ elif name == "raises everywhere":
     raise ValueError(f"the cat sat on keyboard {w.rank}")
 elif name == "leaves" and w.rank == 1:
     sys.exit(0)
+elif name == "leaves with a reason" and w.rank == 1:
+    sys.exit("there is no data")
+elif name == "leave with a status":
+    sys.exit(3)
+elif name == "goes on" and w.rank == 1:
+    try:
+        sys.exit("caught")
+    except SystemExit:
+        print("caught", flush=True)
+elif name == "stays":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("deaf", flush=True)
+    time.sleep(100)
+elif name == "shares cores":
+    print(f"{threads.thread_count()} of {threads.default_count()} threads", flush=True)
 elif name == "exits" and w.rank == 1:
     os._exit(7)
 all_reduce_in_place(np.ones(1), w)

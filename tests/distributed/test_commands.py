@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import worlds
 
 from adjoint.cli import main
 from adjoint.distributed.profile import VERSION, Line, Profile
@@ -41,6 +42,11 @@ REFUSED = [
     (1, (*WORK, "--profile", "old"), "old is not used: version 0, expected 1"),
     (1, (*WORK, "-n", "4", "--svg", "nowhere/plan.svg"), "--svg nowhere/plan.svg cannot be written: No such file or directory"),
 ]
+
+
+def test_the_command_without_click_says_what_to_install():
+    status, output = worlds.run([sys.executable, "-c", "import sys; sys.modules['click'] = None; import adjoint.__main__"])
+    assert status == 1 and "Traceback" not in output and "pip install 'adjoint[cli]'" in output.splitlines()[1], output
 
 
 @pytest.mark.parametrize(("status", "words", "said"), REFUSED, ids=lambda part: Path(part[0]).name if isinstance(part, tuple) else "")

@@ -1,5 +1,8 @@
 """Bad use: a clear error on every rank, and no world that hangs."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ MISUSE = Path(__file__).with_name("misuse.py")
 
 # what is done wrong, and what every rank says
 REFUSED = {
-    "different models": "CommunicationError: .*the ranks have different models or optimizers: rank {rank} of 2 has 4 arrays",
+    "different models": "CommunicationError: .*different models or optimizers: rank {rank} of 2 has 4 arrays, .*arrays of other shapes",
     "different optimizers": "CommunicationError: .*the ranks have different models or optimizers: rank {rank} of 2 has",
+    "different layers": "CommunicationError: .* rank {rank} of 2 has 2 arrays, .*the same arrays, in other layers, functions or options",
     "uneven batch": "taken",                            # averages are over examples: shares may differ by one
     "uneven exact batch": "ShapeError: exact_reduce: 5 examples of rank {rank} are not 6 equal shards",
     "batch below ranks": "ShapeError: a batch of 1 examples cannot be shared by 2 ranks",
@@ -34,14 +38,25 @@ def test_what_every_rank_does_wrong_every_rank_is_told(runtime):
 def test_a_rank_that_raises_ends_the_world_in_its_own_words(runtime):
     status, lines = worlds.launched(runtime, "-n", "2", MISUSE, "raises", seconds=40)
     assert status == 1 and "rank 1: ValueError: the cat sat on the keyboard" in lines, lines
-    assert "launch: the world has ended with status 1; it is not started again" in lines
+    assert lines[-1].startswith("launch: the world has ended with status 1") and lines[-1].endswith("; it is not started again"), lines
     status, lines = worlds.launched(runtime, "-n", "2", MISUSE, "raises everywhere", seconds=40)
     assert status == 1 and {"ValueError: the cat sat on keyboard 0", "rank 1: ValueError: the cat sat on keyboard 1"} <= set(lines), lines
 
 
+@worlds.every_runtime
+def test_a_rank_that_leaves_with_a_reason_ends_the_world(runtime):
+    """No exception handler sees SystemExit: the others would wait for this rank until somebody loses patience."""
+    status, output = worlds.run(runtime.ranks(2, MISUSE, "leaves with a reason"), seconds=30)
+    assert status == 1 and "there is no data" in output and "all is well" not in output, output
+    status, output = worlds.run(runtime.ranks(2, MISUSE, "leave with a status"), seconds=30)
+    assert status == 3 and not worlds.found(r"(?i)mpi_abort|abort\(3\)", output), output           # nobody is killed where all leave so
+    status, output = worlds.run(runtime.ranks(2, MISUSE, "goes on"), seconds=30)
+    assert status == 0 and output.count("all is well") == 2, output
+
+
 @worlds.one_runtime
 @pytest.mark.parametrize("case, status, said", [
-    ("exits", 7, "launch: the world has ended with status 7; it is not started again"),
+    ("exits", 7, "launch: the world has ended with status 7"),
     ("leaves", 124, "has not entered all_reduce #1, in which others wait")])
 def test_a_rank_that_goes_early_ends_the_world(runtime, case, status, said):
     found, lines = worlds.launched(runtime, "-n", "2", "--hang-seconds", "1", MISUSE, case, seconds=40)
@@ -57,6 +72,30 @@ def test_a_rank_that_goes_early_ends_the_world(runtime, case, status, said):
 def test_a_runtime_that_is_missing_or_another_is_said(runtime, case, marks, said):
     status, output = worlds.run([runtime.python, MISUSE, case], seconds=40, **marks)
     assert status == 1 and worlds.found(f"CommunicationError: .*{said}", output) and "all is well" not in output, output
+
+
+LAUNCHES = "import sys, adjoint.distributed.watch as watch; from adjoint.cli import main; watch.GRACE = float(sys.argv.pop(1)); main()"
+
+
+@worlds.every_runtime
+@pytest.mark.parametrize("grace, interrupts", [(0.5, 1), (60.0, 2)], ids=["a grace that has passed", "a second Ctrl-C"])
+def test_ranks_that_do_not_end_after_ctrl_c_are_killed(runtime, grace, interrupts):
+    with worlds.started([runtime.python, "-c", LAUNCHES, grace, "launch", "-n", "2", MISUSE, "stays"]) as process:
+        assert [process.stdout.readline().rpartition(" ")[2] for _ in range(2)] == ["deaf\n"] * 2
+        for _ in range(interrupts):
+            os.kill(worlds.inside(process), signal.SIGINT)
+            time.sleep(0.3)
+        begin = time.monotonic()
+        process.communicate(timeout=40)
+    assert process.returncode == 130 and time.monotonic() - begin < 30
+
+
+@worlds.every_runtime
+def test_ranks_of_a_machine_share_its_cores(runtime):
+    for n in (1, 2, 3):
+        status, output = worlds.run(runtime.ranks(n, MISUSE, "shares cores"), seconds=60, ADJOINT_THREADS="")
+        found = [tuple(map(int, line.split()[0::2])) for line in output.splitlines() if line.endswith("threads")]
+        assert status == 0 and len(found) == n and all(own == max(1, cores // n) for own, cores in found), output
 
 
 HOLDS = """
