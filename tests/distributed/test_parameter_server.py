@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import adjoint as ad
 from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, ParameterServer, run_threads
 from adjoint.distributed.server import ABANDONED, ENDED, FINAL, GRADIENT, HEAD, LATE, MODEL, Note, Server
+from adjoint.distributed.server_steps import ServerStep
 from adjoint.distributed.shards import Shards, dealt, joined, taken
 from adjoint.distributed.worker import Worker
 from adjoint.errors import Cancelled, CommunicationError, ConfigError
@@ -482,17 +484,18 @@ def test_bad_use_under_mpiexec(runtime):
 
 
 class Scripted:
-    """A communicator whose letters have all been written: (rank, note) in the order of their arrival; it keeps what is posted."""
+    """A communicator whose letters have all been written: (rank, note, message) in the order of their arrival; it keeps what is posted."""
 
     def __init__(self, *letters, rank=2):
         self.letters, self.rank, self.size, self.posted, self.flushed = list(letters), rank, 4, [], 0
 
     def arrived(self, sources, seconds=None):
-        return next(source for source, _ in self.letters if source in sources)
+        return next((source for source, *_ in self.letters if source in sources), None)
 
     def collect(self, source):
-        at = next(k for k, (sender, _) in enumerate(self.letters) if sender == source)
-        return np.array(self.letters.pop(at)[1], np.float64).view(np.uint8)
+        at = next(k for k, (sender, *_) in enumerate(self.letters) if sender == source)
+        _, note, *message = self.letters.pop(at)
+        return np.concatenate([np.array(note, np.float64).view(np.uint8), *message])
 
     def post(self, letter, to):
         self.posted.append((to, Note(*letter[:HEAD].view(np.float64))))
@@ -569,3 +572,41 @@ def test_random_numbers_differ_on_every_worker(workers, options, expected):
         parallel.settle(model, state)
         return keys
     assert run_threads(workers + 1, program, seconds=20)[1:] == [[[5, k] for k in numbers] for numbers in expected]
+
+
+def test_rank_0_takes_the_newest_of_the_other_servers_parts_or_waits_for_this_versions():
+    rule, model = optim.sgd(0.1, momentum=0.9), {"a": np.zeros(2), "b": np.zeros(2)}
+    state, shards = rule.init(model), Shards(model, rule, 2)
+    part = lambda x: shards.packed(1, {name: np.full(2, x) for name in model}, np.full(2, x), state)
+    letters = [(1, Note(MODEL, signal=int(x), finite=x - 1.0), part(x)) for x in (1.0, 2.0)]
+
+    def told(staleness, *letters):
+        place = types.SimpleNamespace(communicator=Scripted(*letters, rank=0), servers=2, rank=0, staleness=staleness, shards=shards,
+                                      norms=np.zeros(2), server=types.SimpleNamespace(asked=0, last={}))
+        step = ServerStep.__new__(ServerStep)
+        step.place = place
+        found, _, finite = step._told(model, state, True)
+        mine, = (name for k, name in enumerate(model) if k in shards.owned[0])
+        assert (found[mine] == 0.0).all()
+        other, = set(model) - {mine}
+        left, server = len(place.communicator.letters), place.server
+        return found[other][0], bool(finite), server.asked, left, place.norms.max(), list(server.last)
+    assert told(0, *letters) == (2.0, False, 2, 0, 2.0, []) and told(0) == (0.0, True, 0, 0, 0.0, [])
+    assert told(None, *letters) == (1.0, False, 1, 1, 1.0, [])
+    assert told(0, letters[1], (1, Note(FINAL), part(3.0)), letters[0]) == (2.0, True, 2, 1, 2.0, [1])
+
+
+def test_buffers_move_by_the_weight_of_the_update():
+    def program(c):
+        parallel, rule = ParameterServer(c, staleness=0, weight=lambda behind: 0.25), optim.sgd(0.1)
+        model = nn.BatchNorm1d(3, dtype=np.float64)
+        step, state = parallel.make_step(nn.squared_error, rule, compiled=False), rule.init(model)
+        model, state, loss, *_ = step(model, state, x, np.zeros((4, 3)))
+        return parallel.settle(model, state)[0], float(loss)
+    x, rule, layer = np.arange(12.0).reshape(4, 3), optim.sgd(0.1), nn.BatchNorm1d(3, dtype=np.float64)
+    whole, _, loss, *_ = train.make_step(nn.squared_error, rule, compiled=False)(layer, rule.init(layer), x, np.zeros((4, 3)))
+    for found, value in run_threads(2, program, seconds=10):
+        np.testing.assert_allclose(found.running_mean, 0.25 * whole.running_mean, rtol=1e-14)
+        np.testing.assert_allclose(found.running_var, 0.75 + 0.25 * whole.running_var, rtol=1e-14)
+        np.testing.assert_allclose(found.weight - 1.0, 0.25 * (whole.weight - 1.0), rtol=1e-12)
+        assert value == pytest.approx(float(loss), rel=1e-14)
