@@ -25,7 +25,6 @@ from ..optim import Optimizer, apply_updates
 from ..train.loop import choose, objective
 from ..tree import Structure, flatten, paths, unflatten
 from .checks import examples_of
-from .collectives import all_reduce_in_place
 from .engine import Engine, Job, check_same
 from .fixed_point import exact_sum
 from .schedules import bounds
@@ -138,7 +137,6 @@ class DataStep:
         self._layout: Layout | None = None
         self._checked, self._count, self._examples = False, 0, 0
         self._coupled = False                               # do layers ask for collectives in the middle of the step?
-        self._orders: dict[tuple, int] = {}                 # by shapes: a hash of what was finished each time that they asked
 
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         self._count += 1
@@ -204,8 +202,7 @@ class DataStep:
 
     def _over_ranks(self, arguments: tuple, held: Sequence[np.ndarray] | None, value: float, examples: int) -> tuple:
         """The last micro-batch, and the sums over all ranks, begun while it is computed where signals tell of its results."""
-        self._examples, self._order = examples, []
-        self._shapes = tuple((np.shape(a), np.asarray(a).dtype.str) for a in arguments[1:])
+        self._examples = examples
         job = self._begin(held)
         begin = time.perf_counter_ns()
         try:
@@ -242,7 +239,7 @@ class DataStep:
             return None
         more = {} if held is None else dict(enumerate(held, 1))
         return self.engine.sum_results(self.signals, lambda number: self._name(number - 1), before=self._check, more=more,
-                                       alike=self._alike if self._coupled else None)
+                                       asks=self._coupled)
 
     def _compare(self, examples: int) -> None:
         """Check as `_check` does, where the communication thread follows no call."""
@@ -272,29 +269,17 @@ class DataStep:
             yield
         finally:
             ranks.asks = None
-        if self._shapes not in self._orders:
-            self._orders[self._shapes] = digest_of(repr(self._order))
         job.end()
 
     def _ask(self, job: Job, operation: str, function: Callable, *arguments: Any) -> None:
-        """From inside of the compiled call, which stands still meanwhile: what it has finished up to here is no matter of chance."""
+        """From inside of the compiled call, which stands still meanwhile."""
         communicator = self.engine.communicator
-        self._order.append(np.packbits(self.signals.flags).tobytes())
         job.ask(f"rank {communicator.rank} of {communicator.size}, {operation} in the middle of a step", self._timed, operation, function,
                 *arguments)
 
     def _timed(self, operation: str, function: Callable, *arguments: Any) -> None:
         with self.engine.timeline.span(f"{operation} of a layer", step=self._count):
             function(*arguments)
-
-    def _alike(self) -> bool:
-        """On the communication thread: do the programs that all ranks run now finish results and ask for collectives in the same order?
-
-        A program's order is what its first call has shown; those of other shapes (uneven shares) may be scheduled in another one.
-        """
-        own = self._orders.get(self._shapes, -1)
-        extremes = all_reduce_in_place(np.array([own, -own]), self.engine.communicator, algorithm="tree", combine=np.maximum)
-        return own >= 0 and extremes[0] == -extremes[1]
 
     def _name(self, number: int) -> str:
         """What leaf `number` of (buckets, taps) is called."""
@@ -341,4 +326,4 @@ class DataStep:
 
 
 def _added(held: Sequence[np.ndarray] | None, found: list[np.ndarray]) -> list[np.ndarray]:
-    return found if held is None else [a + b for a, b in zip(held, found, strict=True)]
+    return found if held is None else [np.add(a, b, out=a) for a, b in zip(held, found, strict=True)]       # numbers stay arrays

@@ -94,6 +94,25 @@ def test_exact_sums_give_the_same_bits_for_every_number_of_ranks(dtype):
     assert plain != [a.tobytes() for a in train_on(4, 12, dtype=np.float32)[0][0]]         # without them the bits do differ
 
 
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_micro_batches_are_those_of_the_batch(pieces):
+    for parameters, _ in train_on(2, 3, accumulate=pieces):
+        assert max(np.abs(a - b).max() for a, b in zip(parameters, one_process(3), strict=True)) <= 1e-10
+
+
+def test_a_compiled_update_writes_where_model_and_state_lie():
+    def program(c):
+        rule, model = optim.adam(1e-2), network()
+        model, state = agree(c, model, rule.init(model))
+        parallel = DataParallel(c)
+        step = parallel.make_step(nn.cross_entropy, rule)
+        model, state, *_ = step(model, state, *parallel.share(*DATA))
+        before = flatten((model, state))[0]
+        after = flatten(step(model, state, *parallel.share(*DATA))[:2])[0]
+        return all(np.shares_memory(a, b) for a, b in zip(before, after, strict=True))
+    assert run_threads(2, program, seconds=30) == [True, True]
+
+
 def test_compiled_halves_and_small_buckets_change_nothing():
     eager, small = train_on(2, 5), train_on(2, 5, bucket_bytes=64)
     native = train_on(2, 5, compiled=True)

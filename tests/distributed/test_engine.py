@@ -80,6 +80,26 @@ def test_micro_batches_are_added_up_before_ranks_speak(compiled):
         assert rounds == run_threads(2, lambda c: (steps(c, compiled=compiled), c.counts.rounds)[1], seconds=60)[0]
 
 
+def test_statistics_of_layers_are_averaged_beside_the_backward_pass_too():
+    """Running means and variances, and the number of batches, which has no memory of its own before the call returns."""
+    x, y = examples(20)
+
+    def program(c, compiled, **options):
+        rng = np.random.default_rng(0)
+        model, rule = nn.Sequential(nn.Linear(SIZES[0], 8, rng=rng, dtype=np.float64), nn.BatchNorm1d(8, dtype=np.float64), np.tanh,
+                                    nn.Linear(8, SIZES[-1], rng=rng, dtype=np.float64)), optim.sgd(0.1)
+        parallel = DataParallel(c, **options)
+        step, state = parallel.make_step(nn.cross_entropy, rule, compiled=compiled), rule.init(model)
+        for _ in range(3):
+            model, state, *_ = step(model, state, *parallel.share(x, y))
+        return [a.copy() for a in flatten(model)[0]]
+    for options in ({}, {"accumulate": 2}):
+        eager, overlapped = (run_threads(2, lambda c, m=compiled, o=options: program(c, m, **o), seconds=60) for compiled in (False, True))
+        for found in overlapped:
+            assert any(a.dtype.kind == "i" and a == 3 for a in found)
+            assert all(np.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(found, eager[0], strict=True))
+
+
 class Idle(nn.Module):
     """A network with a layer that the loss never sees."""
 
@@ -249,6 +269,8 @@ def test_a_timeline_has_chromes_form(tmp_path):
             assert sum(name.startswith(f"reduce {bucket}") for name in names) == 2
             assert sum(name.startswith(f"wait for {bucket}") for name in names) == 2
         assert names.count("compute") == names.count("update") == 2
+        for name in ("compute", "wait for all ranks", "update"):
+            assert [e["args"]["step"] for e in spans if e["name"] == name] == [1, 2]
         lines = {e["name"].split()[0]: e["tid"] for e in spans}
         assert lines["reduce"] == lines["wait"] or lines["compute"] == lines["update"]
         assert lines["reduce"] != lines["compute"]

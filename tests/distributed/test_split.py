@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import adjoint as ad
-from adjoint import data, nn, optim
-from adjoint.distributed import ColumnLinear, Pipeline, RowLinear, make_split_step, per_rank, run_threads, varying_leaves
+from adjoint import nn, optim
+from adjoint.distributed import ColumnLinear, RowLinear, make_split_step, per_rank, run_threads, varying_leaves
 from adjoint.errors import CommunicationError
 
 STEPS, HIDDEN = 200, 11             # hidden features that no n divides
@@ -82,37 +82,6 @@ def test_one_step_in_float32():
             for name, value in expected.items():
                 assert found[name].dtype == np.float32
                 np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-6)
-
-
-def digits_network(rng):
-    return nn.Linear(64, 24, rng=rng), nn.Linear(24, 10, rng=rng)
-
-
-def test_digits_are_recognized_as_by_one_process():
-    """float32, 200 steps: the error on 1,797 digits is that of one process within 0.3 points, for both kinds of model parallelism."""
-    digits, rule = data.load_digits(), optim.adam(0.003)
-    batches = np.random.default_rng(0).integers(0, len(digits.train_x), (STEPS, 32))
-    accuracy = lambda model: 100 * np.mean(np.argmax(model(digits.test_x), 1) == digits.test_y)
-
-    def one(c):
-        first, last = digits_network(np.random.default_rng(0))
-        model = nn.Sequential(ColumnLinear(first, c), nn.relu, RowLinear(last, c))
-        step, state = make_split_step(nn.cross_entropy, rule, c), rule.init(model)
-        for rows in batches:
-            model, state, _ = step(model, state, digits.train_x[rows], digits.train_y[rows])
-        return accuracy(joined(model))
-
-    def staged(c):
-        first, last = digits_network(np.random.default_rng(0))
-        stage, line = (nn.Sequential(first, nn.relu), last)[c.rank], Pipeline(nn.cross_entropy, rule, c, micro_batches=4)
-        state = rule.init(stage)
-        for rows in batches:
-            stage, state, _ = line.step(stage, state, digits.train_x[rows], digits.train_y[rows])
-        return stage
-    alone, two = run_threads(1, one)[0], run_threads(2, one, seconds=30)
-    assert alone > 85
-    assert all(abs(found - alone) <= 0.3 for found in two)
-    assert abs(accuracy(nn.Sequential(*run_threads(2, staged, seconds=30))) - alone) <= 0.3
 
 
 def test_training_without_the_compiler():
