@@ -186,6 +186,9 @@ def test_bad_arguments():
     for wrong in (fixed, [1.0, 2.0], 3.0):
         with pytest.raises(ShapeError, match="expected a contiguous array that may be written"):
             all_reduce_in_place(wrong, alone)
+    for wrong in (np.negative, np.divmod, max):
+        with pytest.raises(ConfigError, match="expected a ufunc of two arrays"):
+            all_reduce_in_place(np.ones(2), alone, combine=wrong)
     with pytest.raises(ConfigError, match="algorithm is 'mpi'"):
         all_reduce_in_place(np.ones(2), alone, algorithm="mpi")
     with pytest.raises(CommunicationError, match="adjoint launch"):

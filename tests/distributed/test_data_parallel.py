@@ -270,6 +270,7 @@ def test_fit_on_ranks_ends_as_fit_alone_and_resumes(n, tmp_path):
     (lambda c: DataParallel(c).share(np.ones((6, 2)), np.ones(5)), ShapeError, r"share: arrays of shapes \(6, 2\), \(5,\)"),
     (lambda c: DataParallel(c).share(), ShapeError, "share: arrays of shapes none"),
     (lambda c: DataParallel(c).share(np.float64(3)), ShapeError, r"share: arrays of shapes \(\)"),
+    (lambda c: agree(c, network(), (), source=1), ConfigError, "agree: source is 1, expected"),
     (lambda c: exact_sum([], c, 2), ConfigError, "exact_sum: 0 parts on rank 0, 2 on all ranks"),
     (lambda c: exact_sum([np.full(2, 2.0 ** 60)] * 3, c, 2), ConfigError, "exact_sum: 3 parts on rank 0, 2 on all ranks"),
     (lambda c: train.fit(network(), DATA, optimizer=optim.sgd(0.1), epochs=1, parallel=c), ConfigError, "parallel is Alone, expected how"),

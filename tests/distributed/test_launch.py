@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import worlds
 
-from adjoint.distributed import status
+from adjoint.distributed import Alone, status
+from adjoint.distributed.engine import Engine
 from adjoint.distributed.launch import arguments, launch
 from adjoint.distributed.status import Place
 from adjoint.distributed.watch import accusation
@@ -174,6 +176,12 @@ def test_pages_are_read_while_they_are_written(tmp_path, monkeypatch):
     assert (place.entered, place.inside, str(place)) == (1, True, "all_reduce #1 (a..b)")
     status.leave()
     assert not status.places(tmp_path)[0].inside
+    Engine(Alone()).add_up(np.ones(2), "c..d")                          # a sum of the communication thread is one, with its bucket
+    place = status.places(tmp_path)[0]
+    assert (place.entered, place.inside, str(place)) == (2, False, "all_reduce #2 (c..d)")
+    status.enter("x" * 100, "y" * 200)
+    assert (len(status.places(tmp_path)[0].collective), len(status.places(tmp_path)[0].bucket)) == (80, 160)
+    status.leave()
     (tmp_path / "rank-1").write_bytes(b"torn")
     assert len(status.places(tmp_path)) == 1
 
