@@ -1,8 +1,8 @@
 """A data-parallel step: gradients here, their sum over all ranks while the backward pass still runs, one common update.
 
 Gradients are written into flat buckets, in the reverse order of the forward pass; the communication thread adds up a bucket over the ranks
-as soon as the compiled call has finished it. Invariant: every rank adds up the same buckets in the same order, and where layers ask for
-collectives of their own (synchronized batch norm) these come between the same buckets on every rank.
+as soon as the compiled call has finished it. Invariant: every rank adds up the same buckets in the same order; where layers ask for
+collectives of their own (synchronized batch norm) the ranks agree between which sums these come.
 May import: L0-L5, train, collectives, engine. Read next: engine.py.
 """
 
@@ -214,6 +214,8 @@ class DataStep:
                 if isinstance(error, Cancelled):
                     job.wait()                              # it failed, and cancelled this call: its error is the one to raise
             raise
+        if job is not None:
+            job.end()
         self.engine.timeline.add("compute", begin, time.perf_counter_ns(), step=self._count)
         leaves, structure = flatten(found)
         total = np.array([float(own) + value, examples], np.float64)
