@@ -72,8 +72,8 @@ def end_all(folder: Path) -> None:
 
 
 class Family:
-    """What an mpiexec has started here. ended: (rank, process) of the ranks that have ended, those of one look together; orphaned: a
-    process between mpiexec and ranks has ended before them, so that mpiexec would not see how they end."""
+    """What an mpiexec has started here. ended: for each look that saw a rank end, (rank, process) of all that had or were about to;
+    orphaned: a process between mpiexec and ranks has ended before them, so that mpiexec would not see how they end."""
 
     def __init__(self, world: subprocess.Popen, size: int):
         self.world, self.size, self.orphaned = world, size, False
@@ -116,8 +116,9 @@ class Family:
                 self.world.wait(seconds)
             return
         gone = [self._handles.pop(handle) for handle in self._ready(seconds)]
-        if ranks := [(self.ranks[process], process) for process in gone if process in self.ranks]:
-            self.ended.append(sorted(ranks))
+        if not self.ranks.keys().isdisjoint(gone):
+            # One that was killed closes its files, on which the others are killed, before it has ended: then it has no environment left.
+            self.ended.append(sorted((rank, process) for process, rank in self.ranks.items() if not environment(process)))
         left = {self._above[process] for process in self.ranks if process in self._handles.values()} - {self.world.pid}
         self.orphaned = self.orphaned or not left.isdisjoint(gone)
 

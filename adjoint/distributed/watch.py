@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 
 from ..settings import GENERATION, LAUNCH
 from . import status
-from .processes import Family, belongs, end_all
+from .processes import Family, belongs, end_all, environment
 from .status import Place
 
 INTERRUPTED, TERMINATED, HUNG = 130, 143, 124
@@ -165,10 +165,11 @@ def first_of(family: Family, places: list[Place], completed: set[int]) -> str:
     """A clause that says what ended before everything else: the rest of a world is ended for it. Nothing if that was not seen, as where
     ranks are on other machines. Of ranks that were seen to have ended in the same moment, all are named.
     """
+    ended = family.world.poll()
+    if (ended or 0) < 0 or (ended is None and not environment(family.world.pid)):
+        return ": mpiexec was killed"
     if family.orphaned:
         return ": a process between mpiexec and the ranks was killed"
-    if (family.world.poll() or 0) < 0:
-        return f": mpiexec was killed by signal {-family.world.returncode}"
     told = {place.rank: place for place in places}
     for together in family.ended if family.is_whole else []:
         names = [f"rank {rank} on {socket.gethostname()}, process {process}, {_whereabouts(told.get(rank))}"
