@@ -45,6 +45,8 @@ class MpiCommunicator(Mail, Blocks):
     def __init__(self, *, seconds: float = SECONDS) -> None:
         mpi = _binding()
         self._comm, self._test, self._failure = mpi.COMM_WORLD, mpi.Request.Testall, mpi.Exception
+        self._statuses: list[Any] = []                      # of the requests that were done last; mpi4py makes as many as it needs
+        self._too_long = lambda status: mpi.Get_error_class(status.Get_error()) == mpi.ERR_TRUNCATE
         self.rank, self.size, self.counts, self.seconds = self._comm.Get_rank(), self._comm.Get_size(), Counts(), seconds
         self.spins = SPINS
         self._prepare_mail(mpi)
@@ -52,14 +54,17 @@ class MpiCommunicator(Mail, Blocks):
 
     def exchange(self, sent: np.ndarray | None, to: int, received: np.ndarray | None, source: int) -> None:
         """Both directions at once."""
-        requests, others = [], []
+        requests, others, expected = [], [], [] if received is None else _pieces(received)
         if received is not None:
-            requests += [self._comm.Irecv(piece, source) for piece in _pieces(received)]
+            requests += [self._comm.Irecv(piece, source) for piece in expected]
             others += [source] * len(requests)
         if sent is not None:
             requests += [self._comm.Isend(piece, to) for piece in _pieces(sent)]
             others += [to] * (len(requests) - len(others))
         self._wait(requests, others)
+        for piece, status in zip(expected, self._statuses, strict=False):
+            if status.Get_count() != piece.nbytes:
+                raise self._other_size(f"{piece.nbytes} bytes from rank {source}, found {status.Get_count()}")
         self.counts.note(sent, to, received)
 
     def abort(self, status: int) -> None:
@@ -81,11 +86,17 @@ class MpiCommunicator(Mail, Blocks):
 
     def _all_done(self, requests: list) -> bool:
         try:
-            return self._test(requests)
+            return self._test(requests, self._statuses)
         except self._failure as error:                      # MPI's own say nothing that helps
+            if any(map(self._too_long, self._statuses[:len(requests)])):
+                raise self._other_size("a shorter message than was sent") from None
             raise CommunicationError(explain(
                 f"rank {self.rank} of {self.size} has lost a rank, in exchange {self.counts.rounds} ({' '.join(str(error).split())[:60]}).",
                 remedy="See why that rank has ended: its own message says so, or a signal killed it.")) from None
+
+    def _other_size(self, what: str) -> CommunicationError:
+        return CommunicationError(explain(f"rank {self.rank} of {self.size} expected {what}, in exchange {self.counts.rounds}.",
+                                          remedy="Give the same model and the same sizes to every rank."))
 
     def _wait(self, requests: list, others: Sequence[int | str]) -> None:
         """Until all requests are done; others: the rank, or ranks, at the other end of each."""
@@ -97,9 +108,9 @@ class MpiCommunicator(Mail, Blocks):
         deadline = time.monotonic() + self.seconds
         while not self._all_done(requests):
             if time.monotonic() > deadline:
-                late = sorted({other for request, other in zip(requests, others, strict=True) if not request.Test()})
+                late = sorted({other for request, other in zip(requests, others, strict=True) if not request.Get_status()})
                 if not late:
-                    return
+                    continue
                 raise CommunicationError(explain(
                     f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {', '.join(map(str, late))}, in exchange "
                     f"{self.counts.rounds}.", remedy="See what that rank is doing: it has not entered this exchange, or it has died."))

@@ -66,6 +66,10 @@ elif name == "goes on" and w.rank == 1:
         sys.exit("caught")
     except SystemExit:
         print("caught", flush=True)
+elif name == "sums of other sizes":
+    all_reduce_in_place(np.ones(10 + 5 * w.rank), w, algorithm="tree")
+elif name == "shorter than it should be":
+    w.exchange(None, 0, np.ones(10), 0) if w.rank else w.exchange(np.ones(5), 1, None, 1)
 elif name == "stays":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("deaf", flush=True)

@@ -74,6 +74,15 @@ def test_a_runtime_that_is_missing_or_another_is_said(runtime, case, marks, said
     assert status == 1 and worlds.found(f"CommunicationError: .*{said}", output) and "all is well" not in output, output
 
 
+@worlds.every_runtime
+@pytest.mark.parametrize("case, said", [
+    ("sums of other sizes", r"rank \d of 2 expected a shorter message than was sent, in exchange \d"),
+    ("shorter than it should be", "rank 1 of 2 expected 80 bytes from rank 0, found 40, in exchange 0")])
+def test_messages_of_other_sizes_are_no_answers(runtime, case, said):
+    status, output = worlds.run(runtime.ranks(2, MISUSE, case), seconds=40)
+    assert status == 1 and worlds.found(f"CommunicationError: {said}", output) and "Give the same model" in output, output
+
+
 LAUNCHES = "import sys, adjoint.distributed.watch as watch; from adjoint.cli import main; watch.GRACE = float(sys.argv.pop(1)); main()"
 
 
