@@ -168,14 +168,18 @@ def parts_of(step):
 
 
 LONG = [((1, 3, 3, 1, 1100), (1, 1, 1, 1100, 16)), ((1, 4, 3, 1, 700), (2, 2, 1, 700, 9)), ((2, 1, 1, 1, 1500), (1, 1, 1, 1500, 20)),
-        ((1, 40, 41, 1, 2), (3, 3, 1, 2, 5)), ((3, 26, 27, 1, 1), (4, 5, 1, 1, 3)), ((1, 5, 5, 1, 1030), (3, 3, 1, 1030, 1))]
+        ((1, 40, 41, 1, 2), (3, 3, 1, 2, 5)), ((3, 26, 27, 1, 1), (4, 5, 1, 1, 3)), ((1, 5, 5, 1, 1030), (3, 3, 1, 1030, 1)),
+        ((300, 6, 6, 1, 16), (5, 5, 1, 16, 3)),                                         # in turns, over more rows than wait together
+        ((300, 4, 5, 1, 3), (3, 3, 1, 3, 4), options(spread=2, padding=2)),             # in turns, several pieces to a span
+        ((300, 12, 12, 1, 2), (9, 9, 1, 2, 3), options(stride=3, padding=4))]
 
 
-@pytest.mark.parametrize("x_shape, w_shape", LONG, ids=str)
-def test_long_sums_of_whole_numbers_are_exact(x_shape, w_shape, rng):
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_long_sums_of_whole_numbers_are_exact(case, rng):
     """Sums that are taken in several ranges, the last of them short: every term once, so every digit is right."""
+    x_shape, w_shape, params = (*case, options())[:3]
     x, w = (rng.integers(-3, 4, shape).astype(np.float64) for shape in (x_shape, w_shape))
-    both = lambda x, w: (lambda y, back: [y, *back(y)])(*vjp(lambda x, w: convolve(x, w, **options()), x, w))
+    both = lambda x, w: (lambda y, back: [y, *back(y)])(*vjp(lambda x, w: convolve(x, w, **params), x, w))
     for found, expected in zip(ad.compile(both)(x, w), both(x, w), strict=True):
         np.testing.assert_array_equal(found, expected)
 
