@@ -125,6 +125,8 @@ def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, host
             ended = _judged(world.status, Path(folder), say)
             if ended in (0, INTERRUPTED, TERMINATED):
                 break
+            if named and not status.places(Path(folder)):
+                say(f"launch: no rank was seen from here; each machine must answer ssh without a question: ssh {named[0]} true")
             what = "a rank hangs in the world" if ended == HUNG else f"the world has ended with status {ended}{world.first}"
             if start == max_restarts:
                 say(f"launch: {what}; it is not started again")

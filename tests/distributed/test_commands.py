@@ -1,5 +1,6 @@
 """What `adjoint launch`, `adjoint probe` and `adjoint plan` are asked for wrongly: a few lines, one remedy, and the status on the page."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -47,6 +48,14 @@ REFUSED = [
 def test_the_command_without_click_says_what_to_install():
     status, output = worlds.run([sys.executable, "-c", "import sys; sys.modules['click'] = None; import adjoint.__main__"])
     assert status == 1 and "Traceback" not in output and "pip install 'adjoint[cli]'" in output.splitlines()[1], output
+
+
+@worlds.every_runtime
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh on this machine")
+def test_machines_that_cannot_be_reached_end_the_launch(runtime):
+    status, lines = worlds.launched(runtime, "-n", "2", "--hosts", "nowhere.invalid,elsewhere.invalid", PROGRAM, seconds=60)
+    assert status in (255, 1) and any("Could not resolve hostname" in line for line in lines), lines
+    assert "launch: no rank was seen from here; each machine must answer ssh without a question: ssh nowhere.invalid true" in lines
 
 
 @pytest.mark.parametrize(("status", "words", "said"), REFUSED, ids=lambda part: Path(part[0]).name if isinstance(part, tuple) else "")
