@@ -10,6 +10,7 @@ from adjoint.errors import AdjointError, CommunicationError, ConfigError, DtypeE
 
 ALONE, ETHERNET, RULE = dist.Alone(), dist.Links(50e-6, 117.7e6), optim.sgd(0.1)
 LAYER, CONVOLUTION = nn.Linear(4, 4, rng=np.random.default_rng(0)), nn.Conv2d(4, 4, 3, rng=np.random.default_rng(0))
+SPLITS = (dist.ColumnLinear, dist.RowLinear)
 WORK, X, NAN = plan.Work(0.25, 1e6), np.ones((6, 4), np.float32), float("nan")
 STALE = {"staleness": 1, "weight": lambda behind: NAN}
 
@@ -18,8 +19,8 @@ def simulated(n=4, size=8, ranks=4, **options):
     return dist.Simulator(ranks, ETHERNET).run(schedules.ring(n, size), **({"bytes_per_element": 4} | options))
 
 
-def piped(stage=LAYER, x=X, y=X, **options):
-    line = dist.Pipeline(nn.squared_error, RULE, ALONE, **({"micro_batches": 2, "compiled": False} | options))
+def piped(stage=LAYER, x=X, y=X, world=ALONE, **options):
+    line = dist.Pipeline(nn.squared_error, RULE, world, **({"micro_batches": 2, "compiled": False} | options))
     return line.step(stage, RULE.init(LAYER), x, y)
 
 
@@ -153,3 +154,74 @@ def test_what_is_wrong_in_a_world_is_said_too(title):
     with pytest.raises(CommunicationError, match=rf"rank \d of 3 failed: \w+: .*{words}") as raised:
         dist.run_threads(3, program, seconds=5)
     assert isinstance(raised.value.__cause__, AdjointError)
+
+
+# Of what kind an argument is, and what is none of that kind.
+NO_WORLD, NO_FLAG, NO_FUNCTION = (None, "world", 0, dist.Alone, dist.world), (None, "no", 1.0, [True]), (None, "f", 1.0)
+NO_WHOLE = (None, "four", -1, 2.5, NAN, True, [4], 10 ** 30)
+NO_NUMBER = (None, "fast", -1.0, NAN, True, [1.0], object(), 10 ** 400)
+NO_LINKS, NO_LOSS = (None, "1gbit", 1.0, (50e-6, 1e8)), (None, "mse", 1.0)
+FORECAST = {"workers": 4, "compute": 0.25, "size": 1e6, "links": ETHERNET}
+ARGUMENTS = {
+    "stages": (lambda v: dist.bubble(v, 4), (*NO_WHOLE, 0)), "micro-batches": (lambda v: dist.bubble(2, v), (*NO_WHOLE, 0)),
+    **{f"bubble, {name}": (lambda v, name=name: dist.bubble(2, 4, **{name: v}), NO_NUMBER) for name in ("forward", "backward", "transfer")},
+    **{f"{split.__name__} of": (lambda v, split=split: split(v, ALONE), (None, 4, nn.Linear, CONVOLUTION)) for split in SPLITS},
+    **{f"{split.__name__}'s world": (lambda v, split=split: split(LAYER, v), NO_WORLD) for split in SPLITS},
+    "threads": (lambda v: dist.run_threads(v, len), (*NO_WHOLE, 0)), "patience": (lambda v: dist.run_threads(1, id, seconds=v), NO_NUMBER),
+    "a thread's program": (lambda v: dist.run_threads(1, v), NO_FUNCTION),
+    **{f"Links' {name}": (lambda v, name=name: dist.Links(**{"latency": 1.0, "bandwidth": 1.0, name: v}), NO_NUMBER)
+       for name in ("latency", "bandwidth", "adding")},
+    "simulated ranks": (lambda v: dist.Simulator(v, ETHERNET), (*NO_WHOLE, 0)), "its links": (lambda v: dist.Simulator(4, v), NO_LINKS),
+    "seconds of ranks": (lambda v: dist.Simulator(4, ETHERNET).compute(v), (None, "long", -1.0, NAN, [1.0, 2.0], X)),
+    "data of ranks": (lambda v: simulated(data=v), ("data", 1.0, X, np.ones(8), np.ones((4, 9)))),
+    "bytes of elements": (lambda v: simulated(bytes_per_element=v), (*NO_WHOLE, 0)),
+    **{f"{name} of n": (lambda v, name=name: list(dist.ALGORITHMS[name](v, 8)), (*NO_WHOLE, 0)) for name in dist.ALGORITHMS},
+    **{f"{name} of size": (lambda v, name=name: list(dist.ALGORITHMS[name](4, v)), NO_WHOLE) for name in dist.ALGORITHMS},
+    **{f"forecast, {name}": (lambda v, name=name: planner.forecast(**FORECAST | {name: v}), wrong) for name, wrong in (
+        ("workers", (*NO_WHOLE, 0)), ("compute", (*NO_NUMBER, 0)), ("size", NO_NUMBER), ("links", NO_LINKS), ("jitter", (*NO_NUMBER, 1.5)),
+        ("overlap", (*NO_NUMBER, 1.5)), ("wait_for", ("four", 0, -1, 5, 2.5, NAN)), ("moments", NO_WHOLE),
+        ("costs", (None, 1, {"ring": 1})))},
+    "best to wait for": (lambda v: planner.best_wait(v, compute=1.0, jitter=0.1), (*NO_WHOLE, 0)),
+    "steps between averages": (lambda v: planner.averaging(4, v, compute=1.0, size=1.0, links=ETHERNET), (*NO_WHOLE, 0)),
+    "work": (lambda v: plan.advise(4, v, ETHERNET), (None, 0.25, (0.25, 1e6))),
+    "a link's text": (plan.links_of, (None, 1.0, "", "1", "a,b")),
+    "H_n": (stragglers.harmonic, NO_WHOLE), "waited for": (lambda v: stragglers.expected_wait(8, v), (*NO_WHOLE[1:], 0, 9)),
+    "times": (stragglers.waits, (None, "long", 1.0, [1.0], np.ones((2, 0)), np.ones((2, 3, 4)), -X, X * NAN, [[1.0], [1.0, 2.0]])),
+    "cancelling": (lambda v: stragglers.waits(X, 2, cancel=v), NO_FLAG),
+    "parallel over": (dist.DataParallel, NO_WORLD), "exactness": (lambda v: dist.DataParallel(ALONE, exact_reduce=v), NO_FLAG),
+    **{name: (lambda v, name=name: dist.DataParallel(ALONE, **{name: v}), (*NO_WHOLE, 0))
+       for name in ("shards", "bucket_bytes", "accumulate")},
+    "a timeout": (lambda v: dist.DataParallel(ALONE, timeout=v), (*NO_NUMBER[1:], 0)),
+    "a share": (dist.DataParallel(ALONE).share, (None, 1.0, "batch")),
+    "a source": (lambda v: dist.agree(ALONE, LAYER, (), v), (*NO_WHOLE, 1)),
+    "served by": (dist.ParameterServer, (*NO_WORLD, ALONE)), "a pipeline's world": (lambda v: piped(world=v), NO_WORLD),
+    **{f"{what}'s loss": (make, NO_LOSS) for what, make in (
+        ("a step", lambda v: dist.DataParallel(ALONE).make_step(v, RULE)), ("a split step", lambda v: dist.make_split_step(v, RULE, ALONE)),
+        ("a pipeline", lambda v: dist.Pipeline(v, RULE, ALONE, micro_batches=1)))},
+    "synchronized over": (lambda v: dist.synchronized(nn.BatchNorm1d(2), v), NO_WORLD),
+    "exact parts": (lambda v: dist.exact_sum(v, ALONE, 1), (None, 1.0, "parts", [], [None], [np.array(["a"])], [X, X])),
+    **{f"{name} of": (lambda v, name=name: getattr(dist, f"{name}_in_place")(v, ALONE), (None, 1.0, [1.0], X[:, :2], np.array([None])))
+       for name in ("all_reduce", "reduce_scatter", "all_gather", "broadcast")},
+    "an algorithm": (lambda v: dist.all_reduce_in_place(X.copy(), ALONE, algorithm=v), (None, "star", 1, X)),
+    "a combination": (lambda v: dist.all_reduce_in_place(X.copy(), ALONE, combine=v), (None, "add", max, np.exp)),
+    **{f"{name} over": (lambda v, name=name: getattr(dist, name)(X, v), NO_WORLD)
+       for name in ("all_reduce", "all_gather", "reduce_scatter", "own_chunk", "broadcast", "replicate_to_varying", "is_varying")},
+    **{f"{name} of a value": (lambda v, name=name: getattr(dist, name)(v, ALONE), (None, "x", object(), 10 ** 30, X.astype(np.float16)))
+       for name in ("all_reduce", "all_gather", "reduce_scatter", "own_chunk", "broadcast", "replicate_to_varying")},
+    **{f"{name}'s axis": (lambda v, name=name: getattr(dist, name)(X, ALONE, axis=v), (None, "rows", 2, -3, 0.5, NAN, True))
+       for name in ("all_gather", "reduce_scatter", "own_chunk")},
+    "a root": (lambda v: dist.broadcast(X, ALONE, root=v), (*NO_WHOLE, 1)),
+    "pairs": (lambda v: dist.send_receive(X, ALONE, v), (None, 1, "ab", [(0, 1)], [0], [(0,)], [(0, 0.5)], [(0, 0), (0, 0)])),
+    "traced": (lambda v: dist.per_rank(v, ALONE), NO_FUNCTION),
+    "types": (lambda v: dist.per_rank(id, ALONE, varying=v)(X), (None, "yes", 1, (True, False), [True, False])),
+    "probed": (lambda v: probe.probe(v, seconds=0.1), (*NO_WORLD, ALONE)),
+    "probed for": (lambda v: probe.probe(ALONE, seconds=v), NO_NUMBER),
+}
+
+
+@pytest.mark.parametrize("title", ARGUMENTS)
+def test_what_is_of_another_kind_is_refused(title):
+    call, wrong = ARGUMENTS[title]
+    for value in wrong:
+        with pytest.raises(AdjointError):
+            raise AssertionError(f"{title}: {value!r:.60} gives {call(value)!r:.60}")
