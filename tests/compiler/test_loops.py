@@ -204,6 +204,20 @@ def test_constants_leave_the_loop(rng):
     assert "sin" in [n.primitive.name for n in graph.nodes]
 
 
+def test_every_term_of_a_sum_leaves_the_loop(rng):
+    """Two products and a sum of elements that one carry adds up; where one term needs the carry, all stay."""
+    x, y = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 3))
+    body = lambda c, xy: (c + xy[0].T @ xy[1] + xy[1].T @ xy[0] + 2.0, None)
+    inside = lambda body: [[m.primitive.name for m in n.params["graph"].nodes] for n in simplified(
+        lambda x, y: ad.scan(body, np.zeros((3, 3)), (x, y))[0], x, y).nodes if n.primitive.name == "scan"]
+    both = lambda c, xy: (c + xy[0].T @ xy[1] + xy[1].T @ xy[0], None)
+    assert not any("dot" in names for names in inside(both)), inside(both)
+    for each in (body, both):
+        fast = ad.compile(lambda x, y, each=each: ad.scan(each, np.zeros((3, 3)), (x, y))[0])
+        expected = sum(a.T @ b + b.T @ a + (2.0 if each is body else 0.0) for a, b in zip(x, y, strict=True))
+        np.testing.assert_allclose(fast(x, y), expected, rtol=1e-12)
+
+
 def test_products_of_results_leave_the_loop(rng):
     w, h = rng.normal(size=(3, 3)), rng.normal(size=(2, 3))
     graph = simplified(lambda w, h: ad.scan(lambda h, _: (np.sin(h), np.exp(h @ w)), h, length=4)[1], w, h)
