@@ -50,12 +50,7 @@ class Signals:
     @property
     def ready(self) -> int:
         """How many results of the running call, or of the last one, are finished."""
-        return int(np.count_nonzero(self.flags))
-
-    @property
-    def flags(self) -> np.ndarray:
-        """For every result of the running call, or of the last one, whether it is finished."""
-        return self.words[at.READY // 8:][:len(self.outputs)] != 0
+        return int(np.count_nonzero(self.words[at.READY // 8:][:len(self.outputs)]))
 
     def finished(self, number: int) -> bool:
         """Whether result `number` of this call has been written; afterwards its array may be read, and written, until the next call."""

@@ -9,6 +9,7 @@ Read next: data_parallel.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
@@ -28,6 +29,7 @@ from .timeline import Timeline
 
 FIRST_PAUSE, LONGEST_PAUSE = 1e-4, 1e-3         # seconds between looks whether a bucket is finished: ever longer, up to this
 SPINS = 20                                      # looks without a pause inside an exchange: the cores belong to the computation
+CHUNK = 2 ** 20         # bytes added up at a time where calls ask between sums: so long may a question have to wait
 PATIENCE = 5.0                                  # seconds that a failed call waits for its sums to end
 
 
@@ -76,8 +78,10 @@ class Job:
         return self._result
 
     def ask(self, what: str, function: Callable, *arguments: Any) -> Any:
-        """From inside of the call that this job follows: function(*arguments) on the communication thread, as soon as it has added up the
-        results that were finished before. Raises what ended the job, then or before."""
+        """From inside of the call that this job follows: function(*arguments) on the communication thread, between two sums.
+
+        Raises what ended the job, then or before.
+        """
         request = Job(what, function, arguments)
         self._requests.put(request)
         if self._done.is_set():
@@ -85,7 +89,7 @@ class Job:
         return request.wait()
 
     def end(self) -> None:
-        """The call has returned: it asks for nothing more."""
+        """The call has returned: it asks for nothing more, and everything is finished."""
         self.returned.set()
         self._requests.put(None)
 
@@ -96,26 +100,32 @@ class Job:
         self._done.wait(PATIENCE)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, asleep between looks, and do what the call asks for meanwhile. Raises Abandoned.
-
-        A call that asks stands still, so whether the condition holds then is the same on every rank, however late its thread looks.
-        """
+        """Wait for a condition, or until the call asks something; asleep between looks. Raises Abandoned."""
         pause = FIRST_PAUSE
         while True:
             abandoned = self._abandoned.is_set()            # before the look: ranks whose calls fail alike do the same before they end
-            if condition():
+            if self.asked() or condition():
                 return
             if abandoned:
                 raise Abandoned
-            if self._request is not None:
-                self._attend(self._request)
-                continue
             with contextlib.suppress(queue.Empty):
                 self._request = self._requests.get(timeout=pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
-    def _attend(self, request: Job) -> None:
-        """Do what the call asks for; what that raises ends this job, and is told to the call."""
+    def asked(self) -> bool:
+        """Whether the call asks something, and waits."""
+        with contextlib.suppress(queue.Empty):
+            while self._request is None:
+                self._request = self._requests.get_nowait()
+        return self._request is not None
+
+    def answer(self) -> None:
+        """Do what the call asks, or will ask; what that raises ends this job, and is told to the call."""
+        self.until(self.returned.is_set)
+        request = self._request
+        if request is None:
+            raise CommunicationError(explain("the calls of other ranks ask for a collective more.", where="",
+                                             remedy="Let every rank run the same program."))
         self.what = request.what
         request._result = request._function(*request._arguments)
         self._request = None
@@ -185,36 +195,57 @@ class Engine:
         return self.start(self._all_reduce_of(name), self.add_up, array, name)
 
     def sum_results(self, signals: Signals, name: Callable[[int], str], *, before: Callable[[], None] | None = None,
-                    more: Mapping[int, np.ndarray] = MappingProxyType({}), alike: Callable[[], bool] | None = None) -> Job:
+                    more: Mapping[int, np.ndarray] = MappingProxyType({}), asks: bool = False) -> Job:
         """Start the sums over all ranks of the arrays that the next call with these signals returns, each as soon as it is finished.
 
         In place, in their order. name(k): what result k is called; before: called on the thread once the call has begun;
         more: what is added to result k first. If a sum fails, the call is cancelled.
-        alike: for a call that asks for collectives itself (Job.ask; Job.end behind it). Called on the thread: whether all ranks ask for
-        them and finish their results in the same order. Then sums go on between them, else when the call has returned.
+        asks: the call asks for collectives of its own (Job.ask; Job.end behind it), which come first: results are summed in chunks between.
         """
         signals.reset()
-        follow = lambda: self._sum_results(job, signals, name, before, more, alike)         # before the thread can ask for the job
+        follow = lambda: self._sum_results(job, signals, name, before, more, asks)          # before the thread can ask for the job
         job = Job("", follow, (), signals.cancel)
         return self._submit(job)
 
     def _sum_results(self, job: Job, signals: Signals, name: Callable[[int], str], before: Callable | None,
-                     more: Mapping[int, np.ndarray], alike: Callable | None) -> None:
+                     more: Mapping[int, np.ndarray], asks: bool) -> None:
         job.until(lambda: bool(signals.outputs))
-        job.what = f"rank {self.communicator.rank} of {self.communicator.size}, comparing the programs of all ranks"
         if before is not None:
+            job.what = f"rank {self.communicator.rank} of {self.communicator.size}, comparing the programs of all ranks"
             before()
-        if alike is not None and not alike():
-            job.until(job.returned.is_set)
         for number, array in enumerate(signals.outputs):
-            if array is not None:
-                begin = time.perf_counter_ns()
-                job.until(lambda number=number: signals.finished(number))
-                self.timeline.add(f"wait for {name(number)}", begin, time.perf_counter_ns())
+            if array is None:
+                continue
+            begin, finished = time.perf_counter_ns(), functools.partial(signals.finished, number)
+            for chunk in _chunks(array) if asks else [array]:
                 job.what = self._all_reduce_of(name(number))
-                self.add_up(np.add(array, more[number], out=array) if number in more else array, name(number))
-        if alike is not None:
+                (self._agree if asks else Job.until)(job, finished)
+                if begin:
+                    self.timeline.add(f"wait for {name(number)}", begin, time.perf_counter_ns())
+                    begin = 0
+                    if number in more:
+                        np.add(array, more[number], out=array)
+                self.add_up(chunk, name(number))
+        while asks:
             job.until(job.returned.is_set)
+            if not job.asked():
+                break
+            job.answer()
+
+    def _agree(self, job: Job, finished: Callable[[], bool]) -> None:
+        """Come to the next sum on all ranks together: where the call of one asks something, all answer theirs first.
+
+        Every rank says whether its own asks as soon as it does, or as the result is finished. Calls ask the same things in the same order,
+        so one that does not yet will, whatever else it does before. No order of results and questions is taken for granted.
+        """
+        what = job.what
+        while True:
+            job.until(finished)
+            asked = np.array([job.asked()], np.int64)
+            if not all_reduce_in_place(asked, self.communicator, algorithm="tree", combine=np.maximum)[0]:
+                return
+            job.answer()
+            job.what = what
 
     def _all_reduce_of(self, name: str) -> str:
         return f"rank {self.communicator.rank} of {self.communicator.size}, all_reduce of {name}"
@@ -229,6 +260,12 @@ def _serve(jobs: queue.SimpleQueue) -> None:
             if following is None:
                 return
             following.fail(job.error)
+
+
+def _chunks(array: np.ndarray) -> list[np.ndarray]:
+    """The array in parts of CHUNK bytes, one at least."""
+    flat, step = array.reshape(-1), max(1, CHUNK // array.itemsize)
+    return [flat[start:start + step] for start in range(0, max(1, flat.size), step)]
 
 
 def _place(error: BaseException) -> None:
