@@ -98,6 +98,10 @@ def cases():
         "hessian": (ad.hessian(lambda x: ad.scan(lambda c, x: (np.sin(c) * x, None), 1.0, x)[0]), [rows[0]]),
         "everything": (many, [rng.normal(size=(5, 2, 2))]), "swapped": (lambda x, y: ad.fori_loop(
             0, 5, lambda i, c: (c[1], c[0]), (x, y)), [np.ones(2), np.zeros(2)]),
+        "states kept, backwards": (lambda x: ad.scan(lambda c, x: (np.sin(c) * x, (c, np.sin(c) * x)), x[0], x, reverse=True), [rows]),
+        "one value carried twice": (lambda x: ad.fori_loop(0, 5, lambda i, c: (np.sin(c[0] + c[1]),) * 2, (x, 2.0 * x)), [np.ones(3)]),
+        "constants laid out": (lambda w, v, h: ad.fori_loop(0, 3, lambda i, h: np.tanh(h @ w.T) @ v.T, h), [
+            rng.normal(size=s) * 0.1 for s in ((128, 33), (33, 128), (2, 33))]),
         "no step": (lambda x: ad.scan(lambda c, x: (c + x, c), 1.0, x[:0]), [np.ones(3)]),
         "one step": (lambda x: ad.scan(lambda c, x: (c + x, c), 1.0, x[:1]), [np.ones(3)]),
         "never": (lambda x: ad.while_loop(lambda c: c[0] > 5, lambda c: c * 2.0, x), [np.ones(3)]),
@@ -216,6 +220,16 @@ def test_every_term_of_a_sum_leaves_the_loop(rng):
         fast = ad.compile(lambda x, y, each=each: ad.scan(each, np.zeros((3, 3)), (x, y))[0])
         expected = sum(a.T @ b + b.T @ a + (2.0 if each is body else 0.0) for a, b in zip(x, y, strict=True))
         np.testing.assert_allclose(fast(x, y), expected, rtol=1e-12)
+
+
+def test_a_constant_of_a_product_is_laid_out_once_before_the_loop(rng):
+    """Its rows lie apart: inside the loop is the product alone, and what follows from it."""
+    fast = ad.compile(lambda w, h: ad.fori_loop(0, 3, lambda i, h: np.tanh(h @ w.T), h))
+    for size, outside in ((33, 2), (31, 1)):                                # 31: too small to be worth it
+        fast(rng.normal(size=(size, size)), rng.normal(size=(2, size)))
+        lines = fast.kernels()
+        assert not any("copy" in line for line in lines if line.startswith("  "))
+        assert sum("copy" in line for line in lines) == outside + 1, lines
 
 
 def test_products_of_results_leave_the_loop(rng):
