@@ -20,7 +20,7 @@ from adjoint.compiler.loops import Convolution, Kernel, Store, Walk
 from adjoint.compiler.loops_check import check
 from adjoint.compiler.pieces import cut, cut_axis
 from adjoint.compiler.pipeline import build
-from adjoint.compiler.target import host_target
+from adjoint.compiler.target import Target, host_target
 from adjoint.core.aval import aval_of
 from adjoint.core.trace import trace_graph
 from adjoint.errors import CompileError
@@ -105,6 +105,22 @@ def test_every_row_lies_in_one_stretch_or_is_listed_once(width):
             assert sorted(m for plan in plans for m in rows_of(plan)) == list(range(step.m))
             stretched += sum(plan.stretch is not None for plan in plans)
     assert stretched > len(CASES) // 2
+
+
+@pytest.mark.parametrize(("case", "turns", "part", "range_terms", "joint", "spans"), [
+    (CASES[0], 1, 0, 1024, 1, [[(6, 0)]]), (CASES[3], 2, 35, 213, 2, [[(10, 0)], [(8, 10)]]),
+    (((1031, 4, 1, 2), (2, 1, 2, 3), options(rank=1)), 1031, 1, 256, 2, [[(2, 0)], [(2, 7)]]),
+    (((300, 6, 6, 1, 16), (5, 5, 1, 16, 3), options()), 2, 150, 256, 1, [[(200, 0)], [(200, 0)]]),
+    (((300, 4, 5, 1, 3), (3, 3, 1, 3, 4), options(spread=2, padding=2)), 30, 10, 256, 2,
+     [[(12, 0), (2, 14)], [(4, 21), (6, 28), (3, 35)]])], ids=str)
+def test_long_gradients_of_weights_go_in_turns(case, turns, part, range_terms, joint, spans):
+    """How many of the first summed axis at a time, and where the sums of every segment wait: in whole tiles behind one another."""
+    x_shape, w_shape, params = case
+    step = convolutions(passes(np.ones(x_shape, np.float32), np.ones(w_shape, np.float32), params))[2]
+    plan = plan_convolution(step, Target("", "", "", vector_bytes=16, vector_registers=16))[0]
+    assert (plan.turns, plan.part, plan.range_terms, plan.joint) == (turns, part, range_terms, joint)
+    assert [[(segment.rows, segment.place) for segment in span] for span in plan.spans] == spans
+    assert plan.buffered == (turns > 1)
 
 
 def test_bands_of_phases_give_the_same_bits(rng, monkeypatch):
