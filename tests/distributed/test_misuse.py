@@ -48,10 +48,8 @@ def test_a_rank_that_leaves_with_a_reason_ends_the_world(runtime):
     """No exception handler sees SystemExit: the others would wait for this rank until somebody loses patience."""
     status, output = worlds.run(runtime.ranks(2, MISUSE, "leaves with a reason"), seconds=30)
     assert status == 1 and "there is no data" in output and "all is well" not in output, output
-    status, output = worlds.run(runtime.ranks(2, MISUSE, "leave with a status"), seconds=30)
-    assert status == 3 and not worlds.found(r"(?i)mpi_abort|abort\(3\)", output), output           # nobody is killed where all leave so
-    status, output = worlds.run(runtime.ranks(2, MISUSE, "goes on"), seconds=30)
-    assert status == 0 and output.count("all is well") == 2, output
+    status, output = worlds.run(runtime.ranks(2, MISUSE, "goes on"), seconds=30)            # it was caught; at the end all leave so
+    assert status == 3 and output.count("all is well") == 2 and not worlds.found(r"(?i)mpi_abort|abort\(3\)", output), output
 
 
 @worlds.one_runtime
@@ -75,12 +73,10 @@ def test_a_runtime_that_is_missing_or_another_is_said(runtime, case, marks, said
 
 
 @worlds.every_runtime
-@pytest.mark.parametrize("case, said", [
-    ("sums of other sizes", r"rank \d of 2 expected a shorter message than was sent, in exchange \d"),
-    ("shorter than it should be", "rank 1 of 2 expected 80 bytes from rank 0, found 40, in exchange 0")])
-def test_messages_of_other_sizes_are_no_answers(runtime, case, said):
-    status, output = worlds.run(runtime.ranks(2, MISUSE, case), seconds=40)
-    assert status == 1 and worlds.found(f"CommunicationError: {said}", output) and "Give the same model" in output, output
+def test_messages_of_other_sizes_are_no_answers(runtime):
+    status, output = worlds.run(runtime.ranks(2, MISUSE, "other sizes"), seconds=40)
+    assert status == 1 and worlds.found("^rank 1 of 2 expected 80 bytes from rank 0, found 40, in exchange 0", output), output
+    assert worlds.found(r"CommunicationError: rank \d of 2 expected a shorter message than was sent, in exchange \d", output), output
 
 
 LAUNCHES = "import sys, adjoint.distributed.watch as watch; from adjoint.cli import main; watch.GRACE = float(sys.argv.pop(1)); main()"
@@ -101,10 +97,9 @@ def test_ranks_that_do_not_end_after_ctrl_c_are_killed(runtime, grace, interrupt
 
 @worlds.every_runtime
 def test_ranks_of_a_machine_share_its_cores(runtime):
-    for n in (1, 2, 3):
-        status, output = worlds.run(runtime.ranks(n, MISUSE, "shares cores"), seconds=60, ADJOINT_THREADS="")
-        found = [tuple(map(int, line.split()[0::2])) for line in output.splitlines() if line.endswith("threads")]
-        assert status == 0 and len(found) == n and all(own == max(1, cores // n) for own, cores in found), output
+    status, output = worlds.run(runtime.ranks(2, MISUSE, "shares cores"), seconds=60, ADJOINT_THREADS="")
+    found = [line.split()[0:3:2] for line in output.splitlines() if line.endswith("threads")]
+    assert status == 0 and len(found) == 2 and all(int(own) == max(1, int(cores) // 2) for own, cores in found), output
 
 
 HOLDS = """
