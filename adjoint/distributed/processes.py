@@ -7,6 +7,7 @@ Invariant: a process is ended only if its environment names this launch: a numbe
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from ..settings import LAUNCH
 
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")        # what launchers tell every rank
 PATIENCE = 5.0          # seconds that processes which were killed may take to be gone
+ALONE = 1.0             # seconds that ranks may outlive what has started them, as when it has just killed them
 PAUSE = 0.002           # seconds between looks at them
 
 
@@ -72,11 +74,10 @@ def end_all(folder: Path) -> None:
 
 
 class Family:
-    """What an mpiexec has started here. ended: for each look that saw a rank end, (rank, process) of all that had or were about to;
-    orphaned: a process between mpiexec and ranks has ended before them, so that mpiexec would not see how they end."""
+    """What an mpiexec has started here. ended: for each look that saw a rank end, (rank, process) of all that had or were about to."""
 
     def __init__(self, world: subprocess.Popen, size: int):
-        self.world, self.size, self.orphaned = world, size, False
+        self.world, self.size, self._alone = world, size, math.inf
         self.ended: list[list[tuple[int, int]]] = []
         self.ranks: dict[int, int] = {}                 # process: rank
         self._above: dict[int, int] = {}                # process: what has started it
@@ -88,6 +89,11 @@ class Family:
     def is_whole(self) -> bool:
         """Whether every rank was seen here."""
         return len(self.ranks) == self.size
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether ranks go on although a process between them and mpiexec has ended, so that mpiexec would not see how they end."""
+        return time.monotonic() - self._alone > ALONE and not self.ranks.keys().isdisjoint(self._handles.values())
 
     def _follow(self, process: int) -> None:
         with contextlib.suppress(OSError, AttributeError):          # it has ended; not Linux
@@ -120,7 +126,8 @@ class Family:
             # One that was killed closes its files, on which the others are killed, before it has ended: then it has no environment left.
             self.ended.append(sorted((rank, process) for process, rank in self.ranks.items() if not environment(process)))
         left = {self._above[process] for process in self.ranks if process in self._handles.values()} - {self.world.pid}
-        self.orphaned = self.orphaned or not left.isdisjoint(gone)
+        if not left.isdisjoint(gone):
+            self._alone = min(self._alone, time.monotonic())
 
     def _ready(self, seconds: float) -> list[int]:
         handles = [handle for handle, _ in self._poll.poll(1000 * seconds)]

@@ -26,7 +26,8 @@ def main(folder: Path, epochs: int) -> None:
     world = distributed.world()
     joined, log = time.time(), open(folder / f"log-{world.rank}", "ab", buffering=0)
     digits, again = data.load_digits(), generation()
-    log.write(json.dumps({"generation": again, "begun": BEGUN, "imported": IMPORTED, "joined": joined}).encode() + b"\n")
+    ready = {"generation": again, "process": os.getpid(), "begun": BEGUN, "imported": IMPORTED, "joined": joined}
+    log.write(json.dumps(ready).encode() + b"\n")
 
     def noted(x: np.ndarray, step: int) -> np.ndarray:
         log.write(json.dumps([again, os.getpid(), step, time.time()]).encode() + b"\n")

@@ -34,7 +34,7 @@ def moments(runtime, *names):
 @worlds.every_runtime
 def test_kills_at_any_moment_cost_no_committed_step_and_no_bit(runtime, tmp_path, undisturbed):
     kills = moments(runtime, "imports:1", "joined:0", "compiles:1", "writes:0", "replaces:1", "parent:1", "mpiexec:0", "last:0")
-    ended, lines = worlds.launched(runtime, "-n", "2", "--max-restarts", len(kills), DOOMED, tmp_path, *kills)
+    ended, lines = worlds.launched(runtime, "-n", "2", "--max-restarts", len(kills), DOOMED, tmp_path, *kills, seconds=200)
     assert ended == 0, lines
     assert f"20 committed, 20 resumed; {undisturbed}" in lines, lines
     said = [line for line in lines if "starting it again" in line]
@@ -53,6 +53,16 @@ def test_without_restarts_the_rank_that_was_killed_is_named(runtime, tmp_path, m
     assert ended == 9, lines
     assert re.fullmatch(rf"launch: the world has ended with status 9: .*rank 1 on \S+, process \d+, {where}.* was the first to end; "
                         "it is not started again", lines[-1]), lines
+
+
+@worlds.one_runtime
+def test_a_rank_that_ends_all_leaves_its_status(runtime, tmp_path):
+    """mpiexec ends what is between it and the ranks too: nobody has killed that."""
+    program = tmp_path / "program.py"
+    program.write_text("import time\nfrom adjoint.distributed import world\nw = world()\nif w.rank:\n    w.abort(7)\ntime.sleep(60)\n")
+    ended, lines = worlds.launched(runtime, "-n", "3", program)
+    assert ended == 7 and lines[-1].startswith("launch: the world has ended with status 7"), lines
+    assert "was killed" not in lines[-1], lines
 
 
 def test_only_a_process_of_the_launch_is_ended(tmp_path):

@@ -73,8 +73,8 @@ def test_a_killed_rank_goes_on_from_the_last_checkpoint_to_the_same_bits(runtime
 @worlds.every_runtime
 def test_random_kills_cost_no_committed_step_and_no_bit(runtime):
     """The short form of python -m benchmarks.kills, which also prints the seconds."""
-    ended, output = worlds.run([runtime.python, "-m", "benchmarks.kills", "--kills", "2", "--ranks", "2", "--epochs", "4", "--seed", "3"],
-                               seconds=150)
+    ended, output = worlds.run([runtime.python, "-m", "benchmarks.kills", "--kills", "2", "--starts", "1", "--ranks", "2", "--epochs", "4",
+                                "--seed", "3"], seconds=250)
     assert ended == 0, output
     assert "2 kills; committed steps lost: 0;" in output and output.endswith("the same bits\n"), output
 
