@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import CommunicationError, ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
-from ..tree import Structure, flatten, unflatten
+from ..tree import Structure, flatten, paths, unflatten
 from .checks import MOST, examples_of, flag, number, whole, world_of
 from .collectives import all_reduce_in_place, broadcast_in_place
 from .communicator import Communicator
@@ -26,6 +26,7 @@ from .schedules import bounds
 
 SHARDS = 12             # virtual shards of an exact step: dealt evenly to 1, 2, 3, 4, 6 and 12 ranks
 BUCKET = 25 * 2 ** 20   # bytes of gradients that are summed together
+APART = 1e-5            # of the sum of an array's magnitudes: what ranks with other processors may round otherwise, and more
 
 
 def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
@@ -143,6 +144,8 @@ class DataParallel:
         """Whether this is rank 0, which writes logs and checkpoints."""
         return self.rank == 0
 
+    whole = True                                            # every rank has model and optimizer after every step
+
     @property
     def rank(self) -> int:
         """This worker's number."""
@@ -222,7 +225,24 @@ class DataParallel:
         return self._call("adding up what ranks measured", all_reduce_in_place, found, self.communicator).sum(axis=0)
 
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
-        """What was given: all ranks hold the same after every step."""
+        """What was given, once it is seen that all ranks hold the same: fit calls it after every epoch.
+
+        Raises CommunicationError on every rank if the size of an array differs by more than APART: after every step they are the same, so
+        an optimizer is not the one of the other ranks, or a rank has changed its model by itself.
+
+        >>> from adjoint.distributed.threads import run_threads
+        >>> run_threads(2, lambda c: DataParallel(c).settle(np.ones(2), (), 0.5))[1]
+        (array([1., 1.]), (), 0.5)
+        """
+        if self.communicator.size > 1:
+            own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten((model, state))[0]])
+            extremes = lambda: all_reduce_in_place(np.stack([own, -own]), self.communicator, combine=np.maximum)
+            most, least = self._call("comparing the models of all ranks", extremes)
+            for name, high, low in zip(paths({"model": model, "optimizer": state}), most, -least, strict=True):
+                if high - low > APART * high:
+                    raise CommunicationError(explain(
+                        f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}.",
+                        remedy="Give every rank the same optimizer, rates too, and change a model only by steps that all ranks take."))
         return model, state, loss
 
     def _call(self, what: str, function: Callable, *arguments: Any) -> Any:
