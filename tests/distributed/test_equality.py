@@ -63,7 +63,7 @@ def test_without_exact_sums_the_bits_differ():
 
 @worlds.one_runtime
 def test_over_mpi(runtime):
-    status, output = worlds.run(runtime.ranks(3, equality_ranks.__file__), seconds=90)
+    status, output = worlds.run(runtime.ranks(3, equality_ranks.__file__), seconds=150)
     found = re.findall(r"rank \d: (data|split|stages|server) (\S+)$", output, re.MULTILINE)
     assert status == 0 and len(found) == 12 and output.count("exact same bits") == 3, output
     assert all(float(far) <= 1e-10 for _, far in found), f"after {STEPS} steps: {output}"
