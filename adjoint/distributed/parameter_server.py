@@ -108,6 +108,11 @@ class ParameterServer:
         """This rank's number."""
         return self.communicator.rank
 
+    @property
+    def whole(self) -> bool:
+        """Whether model and optimizer are here after every step: workers have no optimizer, servers but rank 0 a part of it."""
+        return self.leads
+
     pieces = 1                                              # every rank measures the whole validation set
 
     @property

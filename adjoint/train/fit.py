@@ -167,8 +167,9 @@ class _Run:
 
     def place(self) -> dict[str, Any]:
         """Where the run stands, for a checkpoint."""
+        history = {} if self.folder is not None else {"history": self.fit.history}          # a folder has it in a file of its own
         return {"step": self.fit.steps, "batches": self.batches.state(), "batch": self.batches.batch, "examples": self.batches.examples,
-                "total": self.total, "counted": self.counted}
+                "total": self.total, "counted": self.counted, **history}
 
     def save(self) -> None:
         """Write a checkpoint of the step just done, in the middle of an epoch or at its end."""
@@ -179,9 +180,9 @@ class _Run:
         self.saved = time.monotonic()
         self.fit.seconds["checkpoints"] += self.saved - start
 
-    def commit(self) -> None:
+    def commit(self, *, last: bool = False) -> None:
         """Write this worker's snapshot. All workers have done the step, and the leader has logged its epoch, before any of them does."""
-        if self.snapshots is not None and self.fit.steps % self.snapshots.every == 0:
+        if self.snapshots is not None and self.parallel.whole and (last or self.fit.steps % self.snapshots.every == 0):
             start = time.monotonic()
             self.snapshots.save(self.fit.steps, self.tensors(), self.place())
             self.fit.seconds["checkpoints"] += time.monotonic() - start
@@ -211,18 +212,24 @@ class _Run:
         self.batches.restore(found.metadata["batches"])
         self.fit.steps = found.counter("step")
         self.total, self.counted = float(found.metadata["total"]), found.counter("counted")
+        self.fit.history = found.metadata.get("history", [])
 
     def agree(self) -> None:
         """Begin where the worker stands that has gone furthest: its model, its state, its place in the data."""
         source = self.parallel.furthest(self.fit.steps)
         self.fit.model, self.fit.state = self.parallel.agree(self.fit.model, self.fit.state, source)
-        mine = {"batches": self.batches.state(), "steps": self.fit.steps, "total": self.total, "counted": self.counted}
+        mine = {"batches": self.batches.state(), "steps": self.fit.steps, "total": self.total, "counted": self.counted,
+                "history": self.fit.history, "epochs": self.epochs, "batch": self.batches.batch, "examples": self.batches.examples}
         told = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(mine), source))
+        for name in ("epochs", "batch", "examples"):
+            if mine[name] != told[name]:
+                raise ConfigError(explain(f"fit: {name}: {mine[name]} on rank {self.parallel.rank}, {told[name]} on rank {source}.",
+                                          remedy="Give every rank the same data, batch and epochs: each takes its own share of a batch."))
         self.batches.restore(told["batches"])
-        self.fit.steps, self.total, self.counted = told["steps"], told["total"], told["counted"]
+        self.fit.steps, self.total, self.counted, self.fit.history = (told[name] for name in ("steps", "total", "counted", "history"))
 
     def recall(self, resume: bool) -> None:
-        """The history up to here, which the leader's folder has."""
+        """The history up to here, where the leader's folder has it."""
         if resume and self.folder is not None:
             self.fit.history = self.folder.rewind(self.batches.epoch)
         self.fit.history = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(self.fit.history)))
@@ -241,6 +248,7 @@ class _Run:
                         break
                 if number := self.parallel.largest(interrupted() or 0):
                     self.fit.interrupted = number
+                    self.commit(last=True)
                     break
                 self.commit()
                 if time.monotonic() - self.saved > self.save_seconds:

@@ -15,10 +15,11 @@ from .loop import make_step
 
 
 class Parallel(Protocol):
-    """Workers that hold the same model and share each batch. leads: whether this one writes logs and checkpoints; pieces: in how many
-    parts `total` cuts what it sums over."""
+    """Workers that hold the same model and share each batch. leads: whether this one writes logs and checkpoints; whole: whether it has
+    model and optimizer after every step, as a snapshot must; pieces: in how many parts `total` cuts what it sums over."""
 
     leads: bool
+    whole: bool
     rank: int
     pieces: int
 
@@ -66,7 +67,7 @@ class OneWorker:
     (True, 3)
     """
 
-    leads, rank, pieces = True, 0, 1
+    leads, whole, rank, pieces = True, True, 0, 1
 
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool) -> Callable:
         return make_step(loss, optimizer, compiled=compiled)

@@ -8,7 +8,7 @@ import pytest
 
 from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, run_threads
-from adjoint.errors import ShapeError
+from adjoint.errors import CommunicationError, ShapeError
 from adjoint.tree import flatten
 
 FIT = sys.modules["adjoint.train.fit"]             # train.fit is the function
@@ -51,6 +51,17 @@ def test_every_rank_measures_its_share_and_knows_what_one_process_does(n, count,
             assert line["validation_error"] == one["validation_error"]
             assert line["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-12)
             assert line["validation_loss"] == first["validation_loss"]
+
+
+@pytest.mark.parametrize("name, other", [("epochs", 4), ("batch", 12)])
+def test_ranks_that_would_train_on_differently_are_refused_before_the_first_step(name, other):
+    def program(c):
+        x, y = blobs(48, 0)
+        model = nn.Linear(6, 3, rng=np.random.default_rng(0), dtype=np.float64)
+        options = {"epochs": 3, "batch": 24} | ({name: other} if c.rank == 1 else {})
+        train.fit(model, (x, y), optimizer=optim.sgd(0.1), parallel=DataParallel(c), compiled=False, **options)
+    with pytest.raises(CommunicationError, match=rf"fit: {name}: {other} on rank 1, \d+ on rank 0"):
+        run_threads(2, program, seconds=10)
 
 
 def test_targets_that_are_no_labels_have_a_loss_only():

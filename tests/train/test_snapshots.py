@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from adjoint import nn, optim, train
-from adjoint.distributed import DataParallel, run_threads
-from adjoint.errors import CheckpointError, ConfigError
+from adjoint.distributed import DataParallel, ParameterServer, run_threads
+from adjoint.errors import CheckpointError, CommunicationError, ConfigError
 from adjoint.tree import flatten
 
 X = np.random.default_rng(0).standard_normal((24, 3)).astype(np.float32)
@@ -18,7 +18,7 @@ class Stop(Exception):
     pass
 
 
-def fitted(stop=None, resume=False, **options):
+def fitted(stop=None, resume=False, decide=None, **options):
     """fit, which stops when step `stop` begins; the bits of the model."""
     def augment(x, step):
         if step == stop:
@@ -26,7 +26,7 @@ def fitted(stop=None, resume=False, **options):
         return x
     model = nn.mlp(3, 4, 3, activation=nn.relu, rng=np.random.default_rng(0))
     done = train.fit(model, (X, Y), optimizer=optim.adam(1e-2), epochs=4, batch=6, augment=augment, resume=resume, compiled=False,
-                     **options)
+                     stop=decide, **options)
     return done, b"".join(np.asarray(x).tobytes() for x in flatten(done.model)[0])
 
 
@@ -44,6 +44,28 @@ def test_a_run_that_ends_anywhere_goes_on_to_the_same_bits(stop, tmp_path):
         done, found = fitted(resume=True, snapshots=train.Snapshots(tmp_path), folder=folder)
     assert found == bits and done.steps == whole.steps == 16
     assert [line["loss"] for line in done.history] == [line["loss"] for line in whole.history]
+
+
+def test_without_a_folder_the_snapshot_has_the_history_so_a_stop_counts_all_epochs(tmp_path):
+    stop_at_three = lambda history: len(history) == 3
+    whole, bits = fitted(decide=stop_at_three)
+    with pytest.raises(Stop):
+        fitted(9, decide=stop_at_three, snapshots=train.Snapshots(tmp_path))
+    done, found = fitted(resume=True, decide=stop_at_three, snapshots=train.Snapshots(tmp_path))
+    assert found == bits and done.steps == whole.steps == 12
+    assert [line["loss"] for line in done.history] == [line["loss"] for line in whole.history]
+
+
+@pytest.mark.parametrize("options", [{}, {"servers": 2}], ids=["one server", "two servers"])
+def test_a_parameter_server_goes_on_with_the_optimizer_of_its_servers(options, tmp_path):
+    def program(c, stop, resume, folder):
+        return fitted(stop, resume, parallel=ParameterServer(c, **options), snapshots=train.Snapshots(folder))
+    whole = run_threads(4, lambda c: program(c, None, False, tmp_path / "whole"), seconds=60)
+    with pytest.raises(CommunicationError, match="Stop"):
+        run_threads(4, lambda c: program(c, 7, False, tmp_path / "part"), seconds=60)
+    assert steps_of(tmp_path / "part") in ([6], [7])        # of rank 0 alone; it may end while it writes the seventh
+    again = run_threads(4, lambda c: program(c, None, True, tmp_path / "part"), seconds=60)
+    assert [found for _, found in again] == [bits for _, bits in whole] and again[0][0].steps == 16
 
 
 def test_every_third_step(tmp_path):
