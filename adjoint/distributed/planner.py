@@ -87,7 +87,8 @@ def checked_work(of: str, *, compute: float, size: float, jitter: float = 0.0, o
 
 class Forecast(NamedTuple):
     """One strategy: seconds of a step, of which computing and waiting for the last worker, and not hidden communication; efficiency is the
-    speed of n workers over n times that of one; bytes: sent by the busiest rank; memory: bytes on each rank, activations not counted;
+    speed of n workers over n times that of one; bytes: sent by the busiest rank; memory: bytes on each rank while it trains (twice as many
+    for a moment at the start), activations not counted;
     wait_for: of how many workers a step takes the gradient."""
 
     strategy: str
