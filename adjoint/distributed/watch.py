@@ -165,8 +165,10 @@ def first_of(family: Family, places: list[Place], completed: set[int]) -> str:
     """A clause that says what ended before everything else: the rest of a world is ended for it. Nothing if that was not seen, as where
     ranks are on other machines. Of ranks that were seen to have ended in the same moment, all are named.
     """
-    ended = family.world.poll()
-    if (ended or 0) < 0 or (ended is None and not environment(family.world.pid)):
+    if not environment(family.world.pid):                   # it ends now, or has: by itself, or was it killed?
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            family.world.wait(1.0)
+    if (family.world.poll() or 0) < 0:
         return ": mpiexec was killed"
     if family.orphaned:
         return ": a process between mpiexec and the ranks was killed"
