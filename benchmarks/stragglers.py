@@ -45,9 +45,14 @@ class Policy(NamedTuple):
         """Durations of the counted steps with these compute times, if nothing else took time."""
         return stragglers.waits(draws, self.wait_for, cancel=self.cancel)[1:]
 
+    @property
+    def plannable(self) -> bool:
+        """Whether the planner knows it: it knows no late work that goes on."""
+        return self.cancel or self.wait_for == WORKERS
+
     def planned(self, mean: float, links: Links) -> float | None:
-        """What the planner says of a step, in units of the mean; it knows no late work that goes on."""
-        if self.wait_for < WORKERS and not self.cancel:
+        """What the planner says of a step, in units of the mean."""
+        if not self.plannable:
             return None
         name = "ring" if self.ring else "parameter_server"
         found = forecast(WORKERS, compute=mean, size=4 * SIZE, links=links, jitter=1.0, wait_for=self.wait_for)
@@ -183,11 +188,13 @@ def main() -> None:
     if given.rank_of is not None:
         return as_rank(given.rank_of, draws)
     run = (lambda p, d: under_mpi(p.name, WORKERS + (not p.ring), d, options)) if given.mpi else in_threads
-    links = Links(*under_mpi(PROBE, WORKERS, draws, options)) if given.mpi else run_threads(WORKERS, probed, seconds=60)[0]
+    policies, links = [policy for policy in POLICIES if given.only in policy.name], Links(0.0, 1e15)
+    if any(policy.plannable for policy in policies):
+        links = Links(*under_mpi(PROBE, WORKERS, draws, options)) if given.mpi else run_threads(WORKERS, probed, seconds=60)[0]
     print(f"{WORKERS} workers, {given.steps} steps, compute slept, mean {given.mean:g} ms, {'MPI processes' if given.mpi else 'threads'}; "
           "steps in units of the mean")
     print(f"{'waits for':34} measured  of the draws  ratio  law (sigma)     planned")
-    for policy in (policy for policy in POLICIES if given.only in policy.name):
+    for policy in policies:
         row = row_of(policy, draws, given.mean / 1000, run)
         law = "-" if row.expected is None else f"{row.expected:.3f} ({(row.realized - row.expected) / row.sigma:+.1f})"
         plan = policy.planned(given.mean / 1000, links)
