@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .collector import undisturbed
+from .collector import undisturbed as _undisturbed
 
-with undisturbed(kept=True):
+with _undisturbed(kept=True):
     from . import errors, numpy, tree
     from .transforms.batch import vmap
     from .transforms.forward import jvp
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
     """Load a heavy part at its first use (PEP 562)."""
     if name not in _LAZY and name not in _PACKAGES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with undisturbed(kept=True):
+    with _undisturbed(kept=True):
         module = importlib.import_module(f"{__name__}.{_LAZY.get(name, name)}")
     found = getattr(module, name) if name in _LAZY else module
     globals()[name] = found
