@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 from ..settings import LAUNCH, text
 
 LENGTH = 512            # bytes of a page
+LEAVE = 10.0            # seconds in which the other ranks may leave with an error too, and save before, once one has
 ASKS = getattr(signal, "SIGUSR1", None)         # the signal that asks a rank for its Python stack
-_PAGE, _COMPLETED = re.compile(r"rank-(\d+)"), re.compile(r"completed-(\d+)")
+_PAGE, _COMPLETED, _LEFT = re.compile(r"rank-(\d+)"), re.compile(r"completed-(\d+)"), re.compile(r"left-(\d+)-(\d+)")
 
 
 class Place(NamedTuple):
@@ -102,6 +103,24 @@ def completed(folder: Path) -> set[int]:
     set()
     """
     return {int(match[1]) for path in folder.glob("completed-*") if (match := _COMPLETED.fullmatch(path.name))}
+
+
+def leave_with(code: int) -> None:
+    """Say that this rank has ended its program by sys.exit with such a status, and that it waits for the others to leave too.
+
+    >>> leave_with(3)
+    """
+    if _page is not None:
+        (_page.folder / f"left-{_page.rank}-{code}").touch()
+
+
+def left(folder: Path) -> dict[int, int]:
+    """The ranks that have left so, and their statuses.
+
+    >>> left(Path("/nowhere"))
+    {}
+    """
+    return {int(match[1]): int(match[2]) for path in folder.glob("left-*") if (match := _LEFT.fullmatch(path.name))}
 
 
 def enter(collective: str, bucket: str = "") -> None:

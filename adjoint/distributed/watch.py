@@ -149,7 +149,7 @@ def watched(command: list[str], folder: Path, start: int, ranks: int, hang_secon
         hung, family = None, Family(world, ranks)
         try:
             hung = _until_it_ends(family, _Progress(folder, ranks, hang_seconds), came, say, signals_ranks)
-            first = first_of(family, status.places(folder), status.completed(folder))
+            first = first_of(family, status.places(folder), status.completed(folder), status.left(folder))
         finally:
             family.close()
             _end(world, folder)
@@ -161,9 +161,10 @@ def watched(command: list[str], folder: Path, start: int, ranks: int, hang_secon
     return Ended(world.returncode if world.returncode >= 0 else 128 - world.returncode, first=first)
 
 
-def first_of(family: Family, places: list[Place], completed: set[int]) -> str:
+def first_of(family: Family, places: list[Place], completed: set[int], left: dict[int, int]) -> str:
     """A clause that says what ended before everything else: the rest of a world is ended for it. Nothing if that was not seen, as where
-    ranks are on other machines. Of ranks that were seen to have ended in the same moment, all are named.
+    ranks are on other machines. Of ranks that were seen to have ended in the same moment, all are named. left: statuses of ranks that
+    have ended their programs by sys.exit, for which others are ended only later.
     """
     if not environment(family.world.pid):                   # it ends now, or has: by itself, or was it killed?
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -173,6 +174,10 @@ def first_of(family: Family, places: list[Place], completed: set[int]) -> str:
     if family.orphaned:
         return ": a process between mpiexec and the ranks was killed"
     told = {place.rank: place for place in places}
+    if left:
+        names = [f"rank {rank} on {told[rank].host}, process {told[rank].process}, {_whereabouts(told[rank])} left with status {code}"
+                 for rank, code in sorted(left.items()) if rank in told]
+        return f": {' and '.join(names)}" if len(left) < family.size else ": every rank left so"
     for together in family.ended if family.is_whole else []:
         names = [f"rank {rank} on {socket.gethostname()}, process {process}, {_whereabouts(told.get(rank))}"
                  for rank, process in together if rank not in completed]
@@ -204,31 +209,38 @@ class _Progress:
         self.looked = now
         if counts != self.seen or not any(place.inside for place in places):
             self.seen, self.moved = counts, now
-        return places if now - self.moved > self.seconds else None
+        patience = self.seconds + (status.LEAVE if status.left(self.folder) else 0.0)       # it has ended; soon it ends the others
+        return places if now - self.moved > patience else None
 
 
 def _until_it_ends(family: Family, progress: _Progress, came: list[int], say: Callable[[str], None],
                    signals_ranks: bool) -> list[Place] | None:
     """Wait for the end of a world, or for the reason to end it: None, or the ranks that hang."""
-    handed, deadline = 0, math.inf
+    deadline = math.inf
     while True:
         family.look(LOOK)
         if family.world.poll() is not None or family.orphaned:
             return None
         now = time.monotonic()
-        if len(came) > handed:
-            handed += 1
-            if handed > 1:
-                return None
+        if len(came) > 1 or now > deadline:
+            say(_killed(family, [signal.Signals(number).name for number in came]))
+            return None
+        if came and deadline == math.inf:
             deadline = now + GRACE
             _hand_on(came[0], family.world, progress.folder if signals_ranks else None)
-        if now > deadline:
-            return None
         if places := progress.stalled(now):
             say(accusation(places, progress.ranks, now - progress.moved))
             guilty = hanging(places)[0]
             _stacks(guilty, progress.folder, say)
             return guilty
+
+
+def _killed(family: Family, came: list[str]) -> str:
+    """The sentence that names the ranks that are killed, since they have not ended after a signal: what they had not saved is lost."""
+    names = [f"rank {rank}, process {process}," for rank, process in sorted((rank, process) for process, rank in family.ranks.items())
+             if environment(process)] or ["what is left of the world"]
+    when = f"{GRACE:g} s after {came[0]}" if len(came) == 1 else f"before a second signal, {came[1]}"
+    return f"launch: {' and '.join(names)} {'had' if len(came) > 1 else 'has' if len(names) == 1 else 'have'} not ended {when}: killed"
 
 
 def _hand_on(number: int, world: subprocess.Popen, folder: Path | None) -> None:

@@ -19,11 +19,11 @@ from ..compiler.threads import share_cores
 from ..errors import CommunicationError, explain
 from . import status
 from .communicator import Alone, Communicator
+from .status import LEAVE
 
 MARKS = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")       # what MPI launchers set for every rank
 LOCAL = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")                   # how many of its processes are on this machine
 SPEAK = 0.3             # seconds in which other ranks with the same error say so, before all are ended
-LEAVE = 10.0            # seconds in which the other ranks may leave with an error too, and save before, once one has
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")        # how many processes a launcher has started
 
 
@@ -94,14 +94,16 @@ def _end_at_exit(communicator: Any) -> None:
     """
     leave, asked, together = sys.exit, [0, 0], communicator.leaving()
 
-    def exit(status: Any = None, /) -> None:
+    def exit(code: Any = None, /) -> None:
         if threading.current_thread() is threading.main_thread():
-            asked[:] = (status & 0xFF if isinstance(status, int) else int(status is not None)), communicator.counts.rounds
-        leave(status)
+            asked[:] = (code & 0xFF if isinstance(code, int) else int(code is not None)), communicator.counts.rounds
+        leave(code)
 
     def end() -> None:
-        status, rounds = asked
-        if status and rounds == communicator.counts.rounds and not together(LEAVE):
-            communicator.abort(status)
+        code, rounds = asked
+        if code and rounds == communicator.counts.rounds:
+            status.leave_with(code)
+            if not together(LEAVE):
+                communicator.abort(code)
     sys.exit = exit
     atexit.register(end)

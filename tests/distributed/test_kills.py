@@ -92,16 +92,16 @@ def test_the_first_to_end_is_told_from_those_that_are_ended_for_it():
                 family.look(0.05)
                 assert time.monotonic() < deadline
             process = {rank: process for process, rank in family.ranks.items()}
-            assert first_of(family, [], set()) == ""
+            assert first_of(family, [], set(), {}) == ""
             os.kill(process[1], 9)
             family.look(10)
             os.kill(process[0], 9)
             family.look(10)
             here = socket.gethostname()
-            assert first_of(family, [Place(1, 7, True, "all_reduce", "a..b", here, process[1], ())], set()) == (
+            assert first_of(family, [Place(1, 7, True, "all_reduce", "a..b", here, process[1], ())], set(), {}) == (
                 f": rank 1 on {here}, process {process[1]}, inside all_reduce #7 (a..b), was the first to end")
-            assert f": rank 0 on {here}, process {process[0]}, not yet in the world, was" in first_of(family, [], {1})
-            assert first_of(family, [], {0, 1}) == "" and not family.orphaned
+            assert f": rank 0 on {here}, process {process[0]}, not yet in the world, was" in first_of(family, [], {1}, {})
+            assert first_of(family, [], {0, 1}, {}) == "" and not family.orphaned
         finally:
             family.close()
             world.kill()

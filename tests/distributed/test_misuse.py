@@ -52,6 +52,15 @@ def test_a_rank_that_leaves_with_a_reason_ends_the_world(runtime):
     assert status == 3 and output.count("all is well") == 2 and not worlds.found(r"(?i)mpi_abort|abort\(3\)", output), output
 
 
+@worlds.every_runtime
+def test_a_rank_that_has_left_does_not_hang(runtime):
+    """It waits for the others to leave too, longer than a rank may hang."""
+    status, lines = worlds.launched(runtime, "-n", "2", "--hang-seconds", "0.2", MISUSE, "leaves with a reason", seconds=40)
+    assert status == 1 and "rank 1: there is no data" in lines and not any("nothing has moved" in line for line in lines), lines
+    told = r"^launch: the world has ended with status 1: rank 1 on \S+, process \d+, in no collective yet, left with status 1; it is not"
+    assert worlds.found(told, "\n".join(lines)), lines
+
+
 @worlds.one_runtime
 @pytest.mark.parametrize("case, status, said", [
     ("exits", 7, "launch: the world has ended with status 7"),
@@ -83,16 +92,19 @@ LAUNCHES = "import sys, adjoint.distributed.watch as watch; from adjoint.cli imp
 
 
 @worlds.every_runtime
-@pytest.mark.parametrize("grace, interrupts", [(0.5, 1), (60.0, 2)], ids=["a grace that has passed", "a second Ctrl-C"])
-def test_ranks_that_do_not_end_after_ctrl_c_are_killed(runtime, grace, interrupts):
+@pytest.mark.parametrize("grace, interrupts, said", [(0.5, 1, "have not ended 0.5 s after SIGINT: killed"),
+                                                     (60.0, 2, "had not ended before a second signal, SIGINT: killed")],
+                         ids=["a grace that has passed", "a second Ctrl-C"])
+def test_ranks_that_do_not_end_after_ctrl_c_are_killed(runtime, grace, interrupts, said):
     with worlds.started([runtime.python, "-c", LAUNCHES, grace, "launch", "-n", "2", MISUSE, "stays"]) as process:
         assert [process.stdout.readline().rpartition(" ")[2] for _ in range(2)] == ["deaf\n"] * 2
         for _ in range(interrupts):
             os.kill(worlds.inside(process), signal.SIGINT)
             time.sleep(0.3)
         begin = time.monotonic()
-        process.communicate(timeout=40)
+        output, _ = process.communicate(timeout=40)
     assert process.returncode == 130 and time.monotonic() - begin < 30
+    assert worlds.found(rf"^launch: rank 0, process \d+, and rank 1, process \d+, {said}$", output), output
 
 
 @worlds.every_runtime
