@@ -69,6 +69,24 @@ def tell(communicator: Communicator, message: bytes, source: int = 0) -> bytes:
     return broadcast_in_place(_to_rank_0(text, communicator, source), communicator).tobytes()
 
 
+def measured(communicator: Communicator, pieces: int, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
+    """What measure(rows) says of each of `pieces` slices of range(examples), [pieces, width]; zero but for the slices of this rank.
+
+    Every row is zero but on one rank: a sum over ranks rounds nothing, and the next, over the pieces, has one order.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: measured(c, 2, lambda rows: np.array([rows.stop - rows.start]), 5, 1))[1]
+    array([[0.],
+           [3.]])
+    """
+    limits, mine = bounds(examples, pieces), pieces // communicator.size
+    found = np.zeros((pieces, width))
+    for piece in range(communicator.rank * mine, (communicator.rank + 1) * mine):
+        if limits[piece] < limits[piece + 1]:
+            found[piece] = measure(slice(limits[piece], limits[piece + 1]))
+    return found
+
+
 def _check_source(of: str, source: int, communicator: Communicator) -> None:
     size = world_of(of, communicator).size
     whole(of, "source", source, least=0, most=size - 1, remedy=f"It is one of {size} ranks, which count from 0.")
@@ -216,12 +234,7 @@ class DataParallel:
         >>> run_threads(2, lambda c: DataParallel(c).total(lambda rows: np.array([rows.stop - rows.start, c.rank]), 5, 2))[0]
         array([5., 1.])
         """
-        limits, mine = bounds(examples, self.pieces), self.pieces // self.communicator.size
-        found = np.zeros((self.pieces, width))
-        for piece in range(self.rank * mine, (self.rank + 1) * mine):
-            if limits[piece] < limits[piece + 1]:
-                found[piece] = measure(slice(limits[piece], limits[piece + 1]))
-        # Every row is zero but on one rank: this sum rounds nothing, and the next has one order.
+        found = measured(self.communicator, self.pieces, measure, examples, width)
         return self._call("adding up what ranks measured", all_reduce_in_place, found, self.communicator).sum(axis=0)
 
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:

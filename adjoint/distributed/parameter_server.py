@@ -15,8 +15,9 @@ from ..errors import ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
 from .checks import examples_of, flag, function_of, whole, world_of
+from .collectives import all_reduce_in_place
 from .communicator import Communicator
-from .data_parallel import agree, tell
+from .data_parallel import agree, measured, tell
 from .schedules import bounds
 from .server import FINAL, Note, Server, receive, send
 from .server_steps import ServerStep, WorkerStep
@@ -113,7 +114,10 @@ class ParameterServer:
         """Whether model and optimizer are here after every step: workers have no optimizer, servers but rank 0 a part of it."""
         return self.leads
 
-    pieces = 1                                              # every rank measures the whole validation set
+    @property
+    def pieces(self) -> int:
+        """In how many parts `total` cuts what it sums over: servers measure too, they have nothing else to do then."""
+        return self.communicator.size
 
     @property
     def index(self) -> int:
@@ -171,7 +175,7 @@ class ParameterServer:
         """The largest number that any rank has told: it travels with answers and models, so it comes a step later, to all in the same."""
         side = self.server or self.worker
         side.asked = max(side.asked, number)
-        if self.server and self.staleness is not None:
+        if self.server and self.staleness is not None and not self.server.final:        # else workers have their last model, and go on
             side.signal = side.asked
         return side.signal
 
@@ -180,8 +184,19 @@ class ParameterServer:
         return flag
 
     def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
-        """measure(all rows), on this rank by itself."""
-        return measure(slice(0, examples))
+        """The sum over equal slices of range(examples) of the `width` numbers measure(rows), a slice on each rank, the same bits on all.
+
+        It comes after `settle`: no letter is under way then, nobody is late, and all ranks have one model, whatever the steps wait for.
+        But where ranks were asked to end, late ones have left the loop in an earlier step and would be waited for in vain: then, as all
+        know since `settle`, whoever comes here measures all rows by itself.
+
+        >>> from adjoint.distributed.threads import run_threads
+        >>> run_threads(3, lambda c: ParameterServer(c).total(lambda rows: np.array([rows.stop - rows.start]), 5, 1))[0]
+        array([5.])
+        """
+        if (self.server or self.worker).signal:
+            return measure(slice(0, examples))
+        return all_reduce_in_place(measured(self.communicator, self.pieces, measure, examples, width), self.communicator).sum(axis=0)
 
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
         """(model, state, loss): the newest model and state and rank 0's number, on every rank, once all workers have come here."""
@@ -197,10 +212,11 @@ class ParameterServer:
         message = shards.packed(self.rank, model, self.norms, state)
         self.server.settle(message, loss=loss)
         for number in others:
-            send(self.communicator, number, Note(FINAL, loss=loss), message)
+            send(self.communicator, number, Note(FINAL, signal=self.server.signal, loss=loss), message)
         for number in others:
             while (answer := self.server.last.pop(number, None) or receive(self.communicator, number)).note.kind != FINAL:
                 pass                                # a model that rank 0 had no need of
+            self.server.signal = max(self.server.signal, answer.note.signal)        # as workers do
             model, state = shards.placed(number, answer.message, model, self.norms, state)
             loss = answer.note.loss if number == 0 else loss
         self.communicator.flush()

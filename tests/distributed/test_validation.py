@@ -1,13 +1,15 @@
 """Validation on ranks: each measures its share, all know the numbers of one process, and decide alike."""
 
+import contextlib
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from adjoint import nn, optim, train
-from adjoint.distributed import Alone, DataParallel, run_threads
+from adjoint.distributed import Alone, DataParallel, ParameterServer, run_threads
 from adjoint.errors import CommunicationError, ShapeError
 from adjoint.tree import flatten
 
@@ -20,10 +22,10 @@ def blobs(count, seed):
     return x, np.argmax(x[:, :3] + 0.5 * rng.standard_normal((count, 3)), axis=1)
 
 
-def fitted(c, held, *, alone=False, epochs=3, rule=None, stop=None, loss=nn.cross_entropy, compiled=False, **options):
+def fitted(c, held, *, alone=False, epochs=3, rule=None, stop=None, loss=nn.cross_entropy, compiled=False, by=DataParallel, **options):
     model = nn.mlp(6, 8, 3, activation=np.tanh, rng=np.random.default_rng(0), dtype=np.float64)
     return train.fit(model, blobs(48, 0), batch=24, epochs=epochs, optimizer=rule or optim.adam(1e-2), loss=loss, validation=held,
-                     stop=stop, compiled=compiled, parallel=None if alone else DataParallel(c, **options))
+                     stop=stop, compiled=compiled, parallel=None if alone else by(c, **options))
 
 
 @pytest.fixture
@@ -51,6 +53,38 @@ def test_every_rank_measures_its_share_and_knows_what_one_process_does(n, count,
             assert line["validation_error"] == one["validation_error"]
             assert line["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-12)
             assert line["validation_loss"] == first["validation_loss"]
+
+
+@pytest.mark.parametrize("n, options", [(3, {}), (4, {"wait_for": 2}), (4, {"wait_for": 2, "servers": 2}), (3, {"staleness": 1}),
+                                        (4, {"staleness": 1, "servers": 2})], ids=str)
+def test_servers_and_workers_measure_their_shares(n, options, measured):
+    held = blobs(41, 1)
+    runs = run_threads(n, lambda c: fitted(c, held, by=ParameterServer, **options).history, seconds=30)
+    assert {rank: [rows] * 3 for rank, rows in zip(sorted(measured), {3: (13, 14, 14), 4: (10, 10, 10, 11)}[n], strict=True)} == measured
+    assert all([line["validation_loss"] for line in history] == [line["validation_loss"] for line in runs[0]] for history in runs)
+    if not options:
+        expected = fitted(Alone(), held, alone=True).history
+        for line, one in zip(runs[0], expected, strict=True):
+            assert line["validation_error"] == one["validation_error"]
+            assert line["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"wait_for": 1, "cancel": False}, {"staleness": 3}], ids=str)
+@pytest.mark.parametrize("ask", [1, 2, 3])
+def test_a_late_worker_that_leaves_at_ctrl_c_is_not_waited_for(options, ask, monkeypatch):
+    """Two steps an epoch. The worker asked after step 1 learns of the end with version 2, while others measure the first epoch."""
+    @contextlib.contextmanager
+    def interrupts():
+        calls = []
+        yield lambda: calls.append(1) or 2 * (threading.current_thread().name == "rank 0" and len(calls) >= ask)
+
+    def slow(outputs, y):
+        if threading.current_thread().name == "rank 2":
+            time.sleep(0.1)
+        return nn.cross_entropy(outputs, y)
+    monkeypatch.setattr(FIT, "deferred_interrupts", interrupts)
+    found = run_threads(3, lambda c: fitted(c, blobs(9, 1), by=ParameterServer, loss=slow, epochs=9, **options), seconds=20)
+    assert {done.interrupted for done in found} == {2}
 
 
 @pytest.mark.parametrize("name, other", [("epochs", 4), ("batch", 12)])
