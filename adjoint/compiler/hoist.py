@@ -99,7 +99,8 @@ class Loosened:
         """(nodes in the place of the scan, atoms in the place of its outputs that have no node of their own)."""
         for rewrite in (self.trim, self.fill_in, self.lift_fixed, self.sum_behind, self.lift_products, self.sink_products, self.trim):
             rewrite()
-        return [*self.before, self.rebuilt(), *self.behind], self.renamed
+        loop = self.rebuilt()
+        return [*self.before, *([loop] if loop.outs else []), *self.behind], self.renamed
 
     def rebuilt(self) -> Node:
         """The scan as it is now; the node that was given, if nothing has changed."""
@@ -214,7 +215,8 @@ class Loosened:
             if not taken or len(taken) < len(terms):
                 continue
             self.carries.remove(carry)
-            total = None if broadcast_scalar(carry.initial, self.made) else carry.initial
+            number = broadcast_scalar(carry.initial, self.made)
+            total = None if number is not None and number.value == 0 else carry.initial
             for term in taken:
                 summed = self._summed(term, maker)
                 total = summed if total is None else self._add(total, summed)

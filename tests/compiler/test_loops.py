@@ -246,6 +246,50 @@ def test_what_nobody_reads_is_not_carried(rng):
     assert loop.params["carries"] == 1 and [n.primitive.name for n in loop.params["graph"].nodes] == ["add"]
 
 
+@pytest.mark.parametrize("number", [0.0, -2.5])
+@pytest.mark.parametrize("term", [lambda r: r.sum(), lambda r: r[0] @ r[1], lambda r: r.T @ r, lambda r: np.sin(r).sum(axis=0)],
+                         ids=["sum", "product", "matrix", "columns"])
+def test_a_sum_that_leaves_its_loop_begins_where_the_loop_did(term, number, rng):
+    """A loop of which nothing is left is no node; where it began at a number, literal or spread out, that is added."""
+    x = rng.normal(size=(4, 3, 5))
+    for start in (lambda x: np.full_like(term(x[0]), number), lambda x: number if np.ndim(term(x[0])) == 0 else number + 0.0 * term(x[0])):
+        function = lambda x, start=start: ad.scan(lambda c, r: (c + term(r), None), start(x), x)[0]
+        np.testing.assert_allclose(ad.compile(function)(x), number + sum(map(term, x)), rtol=1e-12)
+
+
+def loop_of(function, *args):
+    """The one loop that is left of a function, and what its body does."""
+    loop, = (n for n in simplified(function, *args).nodes if n.primitive.name == "scan")
+    return loop, [n.primitive.name for n in loop.params["graph"].nodes]
+
+
+def test_what_follows_from_a_product_of_results_leaves_the_loop_with_it(rng):
+    """Of one argument or of two; not what is no product of a constant, nor another loop."""
+    w, h = rng.normal(size=(3, 3)), rng.normal(size=(2, 3))
+    outputs = {"two": lambda h, w: np.exp(h @ w) * h, "no product": lambda h, w: np.exp(h) * w[:2],
+               "no constant": lambda h, w: np.exp(h) @ h.T, "a loop": lambda h, w: ad.fori_loop(0, 3, lambda i, c: np.sin(c), h @ w)}
+    left = {}
+    for name, output in outputs.items():
+        function = lambda w, h, output=output: ad.scan(lambda h, _: (np.sin(h), output(h, w)), h, length=4)[1]
+        left[name] = loop_of(function, w, h)[1]
+        np.testing.assert_allclose(ad.compile(function)(w, h), function(w, h), rtol=1e-12)
+    assert left["two"] == ["sin"] and "multiply" in left["no product"] and "dot" in left["no constant"]
+    assert "dot" in left["a loop"] and len(left["a loop"]) > 2, left
+
+
+def test_a_result_that_two_sums_need_is_kept_once(rng):
+    """a.T @ b + b.T @ a behind the loop reads what the loop has kept of a and of b."""
+    def body(c, x):
+        h, total = c
+        a, b = np.sin(h), np.cos(h)
+        return (a + x, total + a.T @ b + b.T @ a), None
+    x = rng.normal(size=(4, 5, 3))
+    function = lambda x: ad.scan(body, (x[0], np.zeros((3, 3))), x)[0][1]
+    loop, names = loop_of(function, x)
+    assert "dot" not in names and [v.aval.shape for v in loop.outs].count((4, 5, 3)) == 2
+    np.testing.assert_allclose(ad.compile(function)(x), function(x), rtol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------ checks and interrupts
 
 
