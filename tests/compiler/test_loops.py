@@ -246,7 +246,7 @@ def test_what_nobody_reads_is_not_carried(rng):
     assert loop.params["carries"] == 1 and [n.primitive.name for n in loop.params["graph"].nodes] == ["add"]
 
 
-@pytest.mark.parametrize("number", [0.0, -2.5])
+@pytest.mark.parametrize("number", [0.0, np.float64(-2.5)])
 @pytest.mark.parametrize("term", [lambda r: r.sum(), lambda r: r[0] @ r[1], lambda r: r.T @ r, lambda r: np.sin(r).sum(axis=0)],
                          ids=["sum", "product", "matrix", "columns"])
 def test_a_sum_that_leaves_its_loop_begins_where_the_loop_did(term, number, rng):
