@@ -260,7 +260,7 @@ def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_
 @click.option("--title", default="", help="Above the picture.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), default=None, help="The picture.  [default: TRACE.svg]")
 def timeline(trace: Path, steps: tuple[int, int] | None, title: str, svg: Path | None) -> None:
-    """Draw what every rank did when: DataParallel(world, timeline=TRACE) writes TRACE.rank0.json, TRACE.rank1.json, ..."""
+    """Draw what every rank did when: DataParallel and ParameterServer(world, timeline=TRACE) write TRACE.rank0.json, ..."""
     svg = svg or trace.with_name(f"{trace.name}.svg")
     try:
         lines = draw(trace, svg, title=title, steps=steps)

@@ -23,6 +23,7 @@ from .communicator import Communicator
 from .data_step import DataStep, digest_of
 from .engine import Engine
 from .schedules import bounds
+from .timeline import checked_trace, write_of
 
 SHARDS = 12             # virtual shards of an exact step: dealt evenly to 1, 2, 3, 4, 6 and 12 ranks
 BUCKET = 25 * 2 ** 20   # bytes of gradients that are summed together
@@ -145,8 +146,6 @@ class DataParallel:
             whole("DataParallel", name, value)
         if timeout is not None:
             number("DataParallel", "timeout", timeout, above=True, remedy="Give seconds, or leave it out.")
-        if not isinstance(timeline, str | Path | None):
-            raise ConfigError(explain(f"DataParallel: timeline is {timeline!r:.60}, expected a path.", remedy='As in timeline="trace".'))
         if exact_reduce and shards % communicator.size:
             raise ConfigError(explain(f"exact_reduce: {shards} shards cannot be dealt evenly to {communicator.size} ranks.",
                                       remedy=f"Choose shards={communicator.size * max(1, shards // communicator.size)}, on every run."))
@@ -154,7 +153,7 @@ class DataParallel:
             raise ConfigError(explain(f"DataParallel: accumulate is {accumulate} with exact_reduce, which has shards of its own.",
                                       remedy="Leave accumulate out, or exact_reduce."))
         self.communicator, self.shards, self.bucket_bytes = communicator, shards if exact_reduce else 0, bucket_bytes
-        self.accumulate, self.timeline = accumulate, timeline
+        self.accumulate, self.timeline = accumulate, checked_trace("DataParallel", timeline)
         self.engine = Engine(communicator, timeout=timeout)
 
     @property
@@ -264,8 +263,4 @@ class DataParallel:
 
     def write_timeline(self) -> Path | None:
         """Write what this rank did when, so far, to TIMELINE.rankR.json (see Timeline); the path, or None without `timeline`."""
-        if self.timeline is None:
-            return None
-        path = Path(f"{self.timeline}.rank{self.rank}.json")
-        self.engine.timeline.write(path)
-        return path
+        return write_of(self.engine.timeline, self.timeline)

@@ -17,8 +17,9 @@ from typing import NamedTuple
 from ..errors import ConfigError, explain
 from ..train.files import write_whole
 
-KINDS = {"wait": ("wait", "#d5dae3"), "compute": ("compute", "#2f5bea"), "reduce": ("sum over the ranks", "#2a9d8f"),
-         "update": ("update", "#c77d0a")}         # by the first word of a span's name, in the order in which they are painted
+# by the first word of a span's name, in the order in which they are painted
+KINDS = {"wait": ("wait", "#d5dae3"), "compute": ("compute", "#2f5bea"), "abandon": ("compute in vain", "#a8b9f5"),
+         "reduce": ("sum over the ranks", "#2a9d8f"), "update": ("update", "#c77d0a"), "publish": ("publish", "#7b4bb7")}
 STEPS = 3                                           # drawn where nothing else is said: the last ones
 WIDE, LEFT, RIGHT, HEAD, FOOT = 900, 104, 20, 58, 42
 HIGH, LANE, GAP = 86, 22, 4                         # of a rank; of a lane; between two lanes
@@ -56,12 +57,12 @@ def read(trace: str | Path) -> list[Bar]:
 def _bars(path: Path) -> list[Bar]:
     try:
         events = [e for e in json.loads(path.read_bytes())["traceEvents"] if e["ph"] == "X"]
-        main = {e["tid"] for e in events if e["name"] == "compute"}
+        main = {e["tid"] for e in events if e["name"] in ("compute", "abandon", "update")}
         return [Bar(e["pid"], int(e["tid"] not in main), e["name"], e["ts"] / 1e3, (e["ts"] + e["dur"]) / 1e3, e["args"].get("step"))
                 for e in events if e["name"].split()[0] in KINDS]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(explain(f"{path} is no timeline of a rank: {type(error).__name__}: {error}", where="",
-                                  remedy="Give the name that was given to DataParallel(timeline=...).")) from error
+                                  remedy="Give the name that was given to DataParallel or ParameterServer(timeline=...).")) from error
 
 
 def within(bars: Sequence[Bar], steps: tuple[int, int] | None = None) -> list[Bar]:
@@ -71,8 +72,9 @@ def within(bars: Sequence[Bar], steps: tuple[int, int] | None = None) -> list[Ba
     >>> [(bar.begin, bar.end) for bar in within(bars, (1, 2))]
     [(10.0, 19.0), (20.0, 29.0), (10.0, 12.0)]
     """
-    of_ranks = [{bar.step for bar in bars if bar.rank == rank} for rank in {bar.rank for bar in bars}]
-    known = sorted(set.intersection(*of_ranks) - {None}) if of_ranks else []
+    of_ranks = [{bar.step for bar in bars if bar.rank == rank} - {None} for rank in {bar.rank for bar in bars}]
+    # All that lie between the first and the last of every rank: one that was late, or that takes turns, has not taken each of them.
+    known = range(max(map(min, of_ranks)), min(map(max, of_ranks)) + 1) if of_ranks and all(of_ranks) else []
     if not known:
         raise ConfigError(explain("the timelines have no step that every rank has taken.", where="",
                                   remedy="Take some steps before write_timeline()."))
@@ -91,13 +93,17 @@ def broken_down(bars: Sequence[Bar]) -> str:
 
     >>> broken_down([Bar(0, 0, "compute", 0.0, 9.0, 1), Bar(0, 1, "reduce the loss", 8.0, 10.0, None), Bar(0, 0, "update", 10.0, 11.0, 1)])
     'of 11.0 ms a step: compute 9.0, wait for other ranks 0.0, update 1.0; sums take 2.0, 1.0 of them beside compute'
+    >>> broken_down([Bar(0, 0, "wait for gradients", 0.0, 9.0, 1), Bar(0, 0, "publish", 9.0, 10.0, 1)])
+    'of 10.0 ms a step: wait for other ranks 9.0, publish 1.0'
     """
     took = lambda kind, lane: [bar for bar in bars if bar.kind == kind and bar.lane == lane]
     computed, sums, count = took("compute", 0), [bar for bar in bars if bar.kind == "reduce"], len({bar.step for bar in bars} - {None})
     mean = lambda found: sum(bar.end - bar.begin for bar in found) / count
     whole, hidden = (max(bar.end for bar in bars) - min(bar.begin for bar in bars)) / count, sum(b.beside(computed) for b in sums) / count
-    return (f"of {whole:.1f} ms a step: compute {mean(computed):.1f}, wait for other ranks {mean(took('wait', 0)):.1f}, update "
-            f"{mean(took('update', 0)):.1f}; sums take {mean(sums):.1f}, {hidden:.1f} of them beside compute")
+    names = {"compute": "compute", "abandon": "compute in vain", "wait": "wait for other ranks", "update": "update", "publish": "publish"}
+    parts = [f"{name} {mean(found):.1f}" for kind, name in names.items() if (found := took(kind, 0)) or kind == "wait"]
+    beside = f"; sums take {mean(sums):.1f}, {hidden:.1f} of them beside compute" if sums else ""
+    return f"of {whole:.1f} ms a step: {', '.join(parts)}{beside}"
 
 
 def drawing(bars: Sequence[Bar], title: str) -> str:
@@ -111,7 +117,7 @@ def drawing(bars: Sequence[Bar], title: str) -> str:
     begin, end = min(bar.begin for bar in bars), max(bar.end for bar in bars)
     scale, height = (WIDE - LEFT - RIGHT) / (end - begin), HEAD + len(ranks) * HIGH + FOOT
     body = [f'<text x="{LEFT}" y="22" font-size="15" font-weight="600">{escape(title)}</text>']
-    body += [*_legend(), *_axis(end - begin, scale, height)]
+    body += [*_legend({bar.kind for bar in bars}), *_axis(end - begin, scale, height)]
     for number, rank in enumerate(ranks):
         own, top = [bar for bar in bars if bar.rank == rank], HEAD + number * HIGH
         body.append(f'<text x="14" y="{top + 16}" font-weight="600">rank {rank}</text>'
@@ -135,12 +141,12 @@ def _drawn(bar: Bar, x: float, wide: float, y: float) -> str:
             f'<title>{escape(bar.name)}: {bar.end - bar.begin:.2f} ms</title></rect>{text}')
 
 
-def _legend() -> list[str]:
+def _legend(kinds: set[str]) -> list[str]:
     lines, place = [], LEFT
-    for name, colour in KINDS.values():
+    for name, colour in (KINDS[kind] for kind in KINDS if kind in kinds):
         lines.append(f'<path d="M{place} 41h12" stroke="{colour}" stroke-width="12"/><text x="{place + 18}" y="45">{name}</text>')
         place += 44 + round(6.2 * len(name))
-    return [*lines, f'<text x="{place}" y="45">numbers: which bucket is summed</text>']
+    return [*lines, *([f'<text x="{place}" y="45">numbers: which bucket is summed</text>'] if "reduce" in kinds else [])]
 
 
 def _axis(length: float, scale: float, height: float) -> list[str]:

@@ -1,12 +1,13 @@
 """ParameterServer: training through ranks that hold the model; others compute gradients, and stragglers need not be waited for.
 
 Invariant: with all workers waited for, a step is that of one process. Of k of n, no gradient of an old version is ever applied.
-May import: L0-L5, train, server, worker. Read next: server.py, worker.py, shards.py.
+May import: L0-L5, train, server, worker, timeline. Read next: server.py, worker.py, shards.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .schedules import bounds
 from .server import FINAL, Note, Server, receive, send
 from .server_steps import ServerStep, WorkerStep
 from .shards import Shards
+from .timeline import Timeline, checked_trace, write_of
 from .worker import Cancellation, Worker
 
 
@@ -47,6 +49,7 @@ class ParameterServer:
     staleness: None, or asynchronous: batch i goes to worker i mod n whole, and every gradient is an update of its own, times
     weight(versions made since its model was sent), 0 to drop it. A worker may be at most `staleness` gradients ahead of the slowest.
     servers: how many ranks share the model; every trained array has one owner. The optimizer must then treat each array by itself.
+    timeline: where `write_timeline` writes what this rank did when, as TIMELINE.rank0.json and so on.
     Sources: Li et al., OSDI 2014 (servers); Chen et al., arXiv 1604.00981 (backup workers; here they are cancelled); Ho et al.,
     NIPS 2013 (bounded staleness); Zhang et al., arXiv 1511.05950 (the default weight).
 
@@ -63,7 +66,7 @@ class ParameterServer:
     """
 
     def __init__(self, communicator: Communicator, *, wait_for: int | None = None, staleness: int | None = None, servers: int = 1,
-                 cancel: bool = True, weight: Callable[[int], float] = damped):
+                 cancel: bool = True, weight: Callable[[int], float] = damped, timeline: str | Path | None = None):
         world_of("ParameterServer", communicator)
         flag("ParameterServer", "cancel", cancel)
         function_of("ParameterServer", "weight", weight, remedy="Give a function of the versions behind: weight=lambda k: 0.9 ** k.")
@@ -72,6 +75,7 @@ class ParameterServer:
                 whole("ParameterServer", name, value, least=least)
         self.communicator, self.servers, self.staleness, self.weight = communicator, servers, staleness, weight
         self.workers = communicator.size - servers
+        self.trace, self.timeline = checked_trace("ParameterServer", timeline), Timeline(communicator.rank)
         self._check(wait_for)
         ranks, synchronous = range(servers, communicator.size), staleness is None
         self._optimizer: Optimizer | None = None
@@ -221,6 +225,10 @@ class ParameterServer:
             loss = answer.note.loss if number == 0 else loss
         self.communicator.flush()
         return model, state, loss
+
+    def write_timeline(self) -> Path | None:
+        """Write what this rank did when, so far, to TIMELINE.rankR.json (see Timeline); the path, or None without `timeline`."""
+        return write_of(self.timeline, self.trace)
 
     def shards_of(self, model: Any) -> Shards:
         """How the model is dealt to the servers."""

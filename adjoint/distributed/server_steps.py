@@ -1,11 +1,12 @@
 """The two halves of a training step through a parameter server: gradients on a worker, one update on a server.
 
 Invariant: a cancelled gradient leaves the worker's model as it was; a gradient counts in the update of one version or in none.
-May import: L0-L5, train, server, worker, shards. Read next: server.py.
+May import: L0-L5, train, server, worker, shards, timeline. Read next: server.py.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from ..tree import flatten, unflatten
 from .checks import number
 from .server import FINAL, MODEL, Answer, Note, Server, receive, send
 from .shards import Shards, joined, taken
+from .timeline import Timeline
 from .worker import Worker
 
 
@@ -34,6 +36,7 @@ class Place(Protocol):
     staleness: int | None
     weight: Callable[[int], float]
     norms: np.ndarray
+    timeline: Timeline
     server: Server
     worker: Worker
 
@@ -59,14 +62,18 @@ class WorkerStep:
             return model, state, self._last[0], tuple(place.norms), self._last[1]
         if key is not None and place.workers > 1 and place.staleness is None:           # other random numbers on every worker
             key = np.array([key[0], key[1] * place.workers + place.index])
+        begin = time.perf_counter_ns()
         try:
             with place.worker.computing():
                 found = self._local(model, x, y, key)
         except Cancelled:
+            place.timeline.add("abandon", begin, time.perf_counter_ns(), step=self.calls)
             place.worker.abandon()
         else:
+            place.timeline.add("compute", begin, time.perf_counter_ns(), step=self.calls)
             self._give(*found, np.shape(x)[0])
-        return self._newest(model, state)
+        with place.timeline.span("wait for the model", step=self.calls):
+            return self._newest(model, state)
 
     def _passes(self, number: int) -> bool:
         """Whether this batch is not for this worker: it is another's turn, or the others have made that step while this one was late."""
@@ -109,21 +116,25 @@ class ServerStep:
     def __init__(self, place: Place, optimizer: Optimizer, compiled: bool):
         self.place, self.optimizer = place, optimizer
         self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
-        self._last = np.float64(0.0)
+        self._last, self.calls = np.float64(0.0), 0
 
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         place, server, finite = self.place, self.place.server, np.True_
         shards = place.shards_of(model)
-        answers = server.gradients()
+        self.calls += 1
+        with place.timeline.span("wait for gradients", step=self.calls):
+            answers = server.gradients()
         if not answers:                                     # somebody was asked to end
             return model, state, self._last, tuple(place.norms), finite
-        sums, totals = self._collected(answers, model, shards)
-        self._last = totals[0] / totals[1]
-        if totals[3]:
-            model, state, norms, finite = self._apply(model, state, sums, totals)
-            place.norms[shards.places(place.rank)] = norms
-        message = shards.packed(place.rank, model, place.norms)
-        server.publish(message, list(answers), loss=float(self._last), finite=bool(finite))
+        with place.timeline.span("update", step=self.calls):
+            sums, totals = self._collected(answers, model, shards)
+            self._last = totals[0] / totals[1]
+            if totals[3]:
+                model, state, norms, finite = self._apply(model, state, sums, totals)
+                place.norms[shards.places(place.rank)] = norms
+        with place.timeline.span("publish", step=self.calls):
+            message = shards.packed(place.rank, model, place.norms)
+            server.publish(message, list(answers), loss=float(self._last), finite=bool(finite))
         if place.servers > 1:
             model, state, finite = self._told(model, state, finite)
         return model, state, self._last, tuple(place.norms), finite

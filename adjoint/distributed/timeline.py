@@ -1,6 +1,6 @@
 """What a rank did when: spans of time, written as one file in Chrome's trace event format (chrome://tracing, ui.perfetto.dev).
 
-Invariant: a span costs about a microsecond, and a file is whole or not there. May import: train.files. Read next: engine.py.
+Invariant: a span costs about a microsecond, and a file is whole or not there. May import: errors, train.files. Read next: engine.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError, explain
 from ..train.files import write_whole
 
 MOST_SPANS = 200_000            # of a run; later ones are only counted
@@ -66,3 +67,27 @@ class Timeline:
         """Write the file, whole. Raises OSError."""
         content = {"traceEvents": self.events(), "displayTimeUnit": "ms", "otherData": {"rank": self.rank, "left_out": self.left_out}}
         write_whole(path, json.dumps(content).encode())
+
+
+def checked_trace(of: str, trace: str | Path | None) -> str | Path | None:
+    """What timelines are called, if it is a path or None. Raises ConfigError.
+
+    >>> checked_trace("DataParallel", "trace")
+    'trace'
+    """
+    if not isinstance(trace, str | Path | None):
+        raise ConfigError(explain(f"{of}: timeline is {trace!r:.60}, expected a path.", remedy='As in timeline="trace".'))
+    return trace
+
+
+def write_of(timeline: Timeline, trace: str | Path | None) -> Path | None:
+    """Write a rank's timeline to TRACE.rankR.json; the path, or None without a trace. Raises OSError.
+
+    >>> write_of(Timeline(rank=2), "trace").name
+    'trace.rank2.json'
+    """
+    if trace is None:
+        return None
+    path = Path(f"{trace}.rank{timeline.rank}.json")
+    timeline.write(path)
+    return path

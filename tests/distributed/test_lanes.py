@@ -1,5 +1,6 @@
 """Timelines drawn: what every rank did when, in lanes; where the time of a step went; files that are none."""
 
+import itertools
 import json
 from xml.etree import ElementTree
 
@@ -9,9 +10,9 @@ from click.testing import CliRunner
 
 from adjoint import nn, optim
 from adjoint.cli import adjoint
-from adjoint.distributed import DataParallel, lanes, run_threads
+from adjoint.distributed import DataParallel, ParameterServer, lanes, run_threads
 from adjoint.distributed.lanes import HIGH, KINDS, LANE, LEFT, RIGHT, WIDE, Bar
-from adjoint.errors import ConfigError
+from adjoint.errors import Cancelled, ConfigError
 
 STEP = [Bar(0, 0, "compute", 0.0, 8.0, 7), Bar(0, 1, "wait for bucket 1 of 2 (b)", 0.0, 4.0, None),
         Bar(0, 1, "reduce bucket 1 of 2 (b)", 4.0, 6.0, None), Bar(0, 1, "reduce bucket 2 of 2 (a)", 7.0, 10.0, None),
@@ -58,7 +59,8 @@ def test_bars_lie_where_their_times_are():
         assert drawn.get("fill") == KINDS[bar.name.split()[0]][1]
     assert float(found["compute"].get("y")) + LANE < float(found["reduce bucket 1 of 2 (b)"].get("y"))
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-    assert {"a <title>", "rank 0", "step 7", "1", "2", "0", "10", *(name for name, _ in KINDS.values())} <= set(texts)
+    assert {"a <title>", "rank 0", "step 7", "1", "2", "0", "10", *(KINDS[bar.kind][0] for bar in STEP)} <= set(texts)
+    assert not {KINDS["publish"][0], KINDS["abandon"][0]} & set(texts)
 
 
 def test_the_last_steps_of_every_rank_are_drawn_from_the_files(trace):
@@ -115,3 +117,51 @@ def test_other_spans_are_left_out(tmp_path):
     events = [{"ph": "X", "name": name, "pid": 0, "tid": 0, "ts": 0.0, "dur": 1000.0, "args": {"step": 1}} for name in ("compute", "mine")]
     (tmp_path / "trace.rank0.json").write_text(json.dumps({"traceEvents": events}))
     assert [bar.name for bar in lanes.read(tmp_path / "trace")] == ["compute"]
+
+
+def served(trace, *, steps=6, **options):
+    """The spans of three workers, the last of which is slow, and of their servers; None in steps that it has not taken."""
+    def program(c):
+        parallel, rule, model = ParameterServer(c, timeline=trace, **options), optim.sgd(0.1), nn.Linear(2, 1, rng=np.random.default_rng(0))
+
+        def loss(y, t):
+            if c.rank == c.size - 1 and parallel.cancellation.wait(0.02):
+                raise Cancelled
+            return nn.squared_error(y, t)
+        step = parallel.make_step(loss, rule, compiled=False)
+        model, state = parallel.agree(model, rule.init(model))
+        for _ in range(steps):
+            model, state, *_ = step(model, state, np.ones((3, 2), np.float32), np.ones((3, 1), np.float32))
+        parallel.settle(model, state)
+        return parallel.write_timeline()
+    n = 3 + options.get("servers", 1)
+    assert [path.name for path in run_threads(n, program, seconds=20)] == [f"{trace.name}.rank{rank}.json" for rank in range(n)]
+    return lanes.read(trace)
+
+
+@pytest.mark.parametrize("options", [{}, {"servers": 2}, {"wait_for": 2}, {"staleness": 1}], ids=str)
+def test_servers_and_workers_have_timelines(tmp_path, options):
+    bars, servers = served(tmp_path / "trace", **options), options.get("servers", 1)
+    assert {bar.lane for bar in bars} == {0}
+    for rank in range(servers + 3):
+        own = [bar for bar in bars if bar.rank == rank]
+        steps = [bar.step for bar in own]
+        assert steps == sorted(steps) and all(1 <= step <= 6 for step in steps)
+        assert all(bar.end <= after.begin + 0.01 for bar, after in itertools.pairwise(own))         # one after the other
+        names = [bar.name for bar in own]
+        if rank < servers:
+            assert names == ["wait for gradients", "update", "publish"] * 6
+        elif options == {"wait_for": 2} and rank == 3:
+            assert names[0] == "abandon" and set(names) <= {"abandon", "compute", "wait for the model"}
+        else:
+            assert names == ["compute", "wait for the model"] * (2 if "staleness" in options else len(names) // 2)
+    lines = lanes.draw(tmp_path / "trace", tmp_path / "trace.svg")
+    assert " publish " in lines[0] and "sums" not in lines[0] and " compute " in lines[servers]
+    assert ElementTree.parse(tmp_path / "trace.svg").getroot().tag.endswith("svg")
+
+
+def test_a_gradient_that_is_abandoned_is_no_compute(tmp_path):
+    bars = served(tmp_path / "trace", wait_for=2)
+    late = [bar for bar in bars if bar.name == "abandon"]
+    assert late and {bar.rank for bar in late} == {3}
+    assert "compute in vain" in lanes.drawing(lanes.within(bars), "") and " compute in vain " in lanes.broken_down(late)
