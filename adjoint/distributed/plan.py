@@ -94,7 +94,7 @@ def _check(work: Work) -> None:
 
 def _reason(workers: int, work: Work, links: Links, best: Forecast, ring: Forecast) -> str:
     if workers == 1:
-        return "one worker sends nothing"
+        return "one worker has nobody to exchange gradients with"
     if best.efficiency < 0.5 and best.communicating > best.computing and best.wait_for == workers:
         alone = averaging(workers, EVERY, compute=work.compute, size=work.size, links=links)
         times = best.communicating / work.compute
@@ -114,12 +114,12 @@ def _reason(workers: int, work: Work, links: Links, best: Forecast, ring: Foreca
 def duration(seconds: float) -> str:
     """Seconds as a person reads them.
 
-    >>> duration(0.0000042), duration(0.0123), duration(75.0), duration(8000.0)
-    ('4.2 us', '12.3 ms', '75 s', '2.22 h')
+    >>> duration(0.0000042), duration(0.0123), duration(75.0), duration(1800.0), duration(8000.0)
+    ('4.2 us', '12.3 ms', '75 s', '30 min', '2.22 h')
     """
     seconds = number("duration", "seconds", seconds, most=math.inf)
-    for unit, name in ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= unit:
+    for least, unit, name in ((3600.0, 3600.0, "h"), (999.5, 60.0, "min"), (0.9995, 1.0, "s"), (0.9995e-3, 1e-3, "ms"), (1e-6, 1e-6, "us")):
+        if seconds >= least:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds * 1e6:.2g} us"
 
@@ -158,13 +158,13 @@ def report(workers: Sequence[int], work: Work, links: Links, *, costs: dict[str,
              " workers  use                       step  efficiency   on the wire   busiest sends   memory a rank"]
     for n in workers:
         advice = advise(n, work, links, costs=costs)
-        shown = advice.forecasts if every_strategy else [advice.best]
-        lines += [_line(n, f, "*" if every_strategy and f is advice.best else "") for f in shown]
+        shown = advice.forecasts if every_strategy and n > 1 else [advice.best]
+        lines += [_line(n, f, "*" if len(shown) > 1 and f is advice.best else "") for f in shown]
         lines.append(f"          {advice.reason}")
     return "\n".join(lines)
 
 
 def _line(workers: int, f: Forecast, mark: str) -> str:
-    name = f.strategy + (f", {f.wait_for} of {workers}" if f.wait_for < workers else "") + mark
+    name = "no exchange" if workers == 1 else f.strategy + (f", {f.wait_for} of {workers}" if f.wait_for < workers else "") + mark
     return (f"{workers:8d}  {name:<20} {duration(f.seconds):>9}  {100 * f.efficiency:8.1f} %  {duration(f.communicating):>12}  "
             f"{volume(f.bytes):>14}  {volume(f.memory):>14}")

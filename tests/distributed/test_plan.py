@@ -35,7 +35,7 @@ def test_worked_efficiencies(figure):
 
 
 def test_what_is_advised_and_why():
-    assert advise(1, RESNET, LINKS["1gbit"]).reason == "one worker sends nothing"
+    assert advise(1, RESNET, LINKS["1gbit"]).reason == "one worker has nobody to exchange gradients with"
     hidden = advise(4, RESNET, LINKS["10gbit"])
     assert hidden.best.strategy == "ring" and "hidden" in hidden.reason
     many = advise(1024, RESNET, LINKS["10gbit"])
@@ -48,10 +48,17 @@ def test_what_is_advised_and_why():
 
 
 def test_seconds_and_bytes_in_words():
-    words = {3600.0: "1 h", 1.0: "1 s", 0.999: "999 ms", 1e-3: "1 ms", 1e-6: "1 us", 5e-7: "0.5 us", 0.0: "0 us"}
+    words = {3600.0: "1 h", 3599.0: "60 min", 2000.0: "33.3 min", 1000.0: "16.7 min", 999.4: "999 s", 1.0: "1 s", 0.9996: "1 s", 0.999: "999 ms", 1e-3: "1 ms", 1e-6: "1 us", 5e-7: "0.5 us", 0.0: "0 us"}
     assert {seconds: duration(seconds) for seconds in words} == words
     words = {1e12: "1 TB", 1e9: "1 GB", 1e6: "1 MB", 1e3: "1 kB", 999.0: "999 B", 0.0: "0 B"}
     assert {size: volume(size) for size in words} == words
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_one_worker_is_advised_no_strategy(every):
+    _, _, line, reason = report([1], Work(0.25, 4e6), LINKS["10gbit"], every_strategy=every).splitlines()
+    assert line.split()[:5] == ["1", "no", "exchange", "250", "ms"] and "ring" not in line and "*" not in line
+    assert reason.strip() == "one worker has nobody to exchange gradients with"
 
 
 def test_lines_of_every_strategy():
