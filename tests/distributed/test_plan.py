@@ -48,7 +48,8 @@ def test_what_is_advised_and_why():
 
 
 def test_seconds_and_bytes_in_words():
-    words = {3600.0: "1 h", 3599.0: "60 min", 2000.0: "33.3 min", 1000.0: "16.7 min", 999.4: "999 s", 1.0: "1 s", 0.9996: "1 s", 0.999: "999 ms", 1e-3: "1 ms", 1e-6: "1 us", 5e-7: "0.5 us", 0.0: "0 us"}
+    words = {3600.0: "1 h", 3599.0: "60 min", 2000.0: "33.3 min", 1000.0: "16.7 min", 999.4: "999 s", 1.0: "1 s", 0.9996: "1 s",
+             0.999: "999 ms", 1e-3: "1 ms", 1e-6: "1 us", 5e-7: "0.5 us", 0.0: "0 us"}
     assert {seconds: duration(seconds) for seconds in words} == words
     words = {1e12: "1 TB", 1e9: "1 GB", 1e6: "1 MB", 1e3: "1 kB", 999.0: "999 B", 0.0: "0 B"}
     assert {size: volume(size) for size in words} == words
