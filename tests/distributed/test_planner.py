@@ -3,7 +3,7 @@
 import pytest
 
 from adjoint.distributed import ALGORITHMS, Links, Simulator, schedules
-from adjoint.distributed.planner import COSTS, best_wait, forecast, hierarchical, sent_by_the_busiest
+from adjoint.distributed.planner import COSTS, averaging, best_wait, forecast, hierarchical, sent_by_the_busiest
 from adjoint.distributed.stragglers import expected_wait
 from adjoint.errors import ConfigError
 
@@ -80,3 +80,11 @@ def test_one_worker_sends_nothing_and_bad_numbers_are_refused():
     for options in ({"compute": 0.0}, {"compute": 1.0, "jitter": 2.0}, {"compute": 1.0, "overlap": -1.0}):
         with pytest.raises(ConfigError, match="forecast"):
             forecast(4, size=1.0, links=ETHERNET, **options)
+
+
+def test_averages_of_parameters_and_uneven_hosts():
+    """500 steps of 1/4 s to one ring of 8 at 1 s a message and 8 bytes a second."""
+    ring = 2 * 7 * (1.0 + 16 / 8 / 8.0)
+    assert averaging(8, 500, compute=0.25, size=16.0, links=Links(1.0, 8.0)) == pytest.approx(125 / (125 + ring))
+    with pytest.raises(ConfigError, match="hierarchical: 7 ranks with 4 to a host"):
+        hierarchical(4, ETHERNET)(7, 1e6, ETHERNET)

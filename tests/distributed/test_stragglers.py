@@ -67,6 +67,10 @@ def test_bad_arguments():
     for call in (lambda: variance_of_wait(8, 9), lambda: waits(np.ones((2, 8)), 9), lambda: expected_wait(8, 0)):
         with pytest.raises(ConfigError):
             call()
+    for call, said in ((lambda: expected_wait(0), "expected_wait: n is 0"), (lambda: waits(np.ones((2, 0))), "waits: times are"),
+                       (lambda: waits(np.ones(2)), "waits: times are"), (lambda: variance_of_wait(8, 0), "k is 0")):
+        with pytest.raises(ConfigError, match=said):
+            call()
     assert harmonic(0) == 0.0 and expected_wait(1) == variance_of_wait(1) == 1.0
 
 
