@@ -15,7 +15,7 @@ from adjoint.distributed import mpi_blocks, run_threads, schedules
 from adjoint.distributed.collectives import carry_out, turns
 from adjoint.distributed.communicator import Counts
 from adjoint.distributed.mpi_blocks import Blocks
-from adjoint.distributed.mpi_stream import DEPTH, Stream
+from adjoint.distributed.mpi_stream import DEPTH
 from adjoint.errors import ConfigError
 
 MPI = SimpleNamespace(get_vendor=lambda: ("Made", (1, 2)), IN_PLACE="here", SUM="sum", MAX="max", MIN="min", PROD="product")
@@ -32,10 +32,16 @@ def small(monkeypatch):
 
 
 class Request:
-    """A message at one end; key: the two ranks and its number between them; other: the rank at the other end."""
+    """A message at one end; key: the two ranks and its number between them; other: the rank at the other end. Its own status."""
 
-    def __init__(self, key, array, other):
-        self.key, self.array, self.other, self.done = key, array, other, False
+    def __init__(self, key, array, other, tag=0):
+        self.key, self.array, self.other, self.tag, self.done = key, array, other, tag, False
+
+    def Get_count(self):
+        return self.array.nbytes
+
+    def Get_tag(self):
+        return self.tag
 
 
 class Network:
@@ -44,9 +50,9 @@ class Network:
     def __init__(self, how):
         self.how, self.news, self.begun, self.numbers = how, threading.Condition(), {}, Counter()
 
-    def add(self, end, key, array, other):
+    def add(self, end, key, array, other, tag=0):
         with self.news:
-            request = self.begun[end, key, self.numbers[end, key]] = Request((key, self.numbers[end, key]), array, other)
+            request = self.begun[end, key, self.numbers[end, key]] = Request((key, self.numbers[end, key]), array, other, tag)
             self.numbers[end, key] += 1
             if self.how == "copied" and end == "send":
                 request.array, request.done = array.copy(), True
@@ -62,6 +68,7 @@ class Network:
             assert sent.array.nbytes == received.array.nbytes
             received.array[...] = sent.array
             sent.done = received.done = True
+            received.tag = sent.tag
         return request.done
 
 
@@ -69,10 +76,10 @@ class End:
     """A rank's MPI."""
 
     def __init__(self, network, rank):
-        self.network, self.rank, self.ahead, self.most = network, rank, 0, 0
+        self.network, self.rank, self.ahead, self.most, self.statuses = network, rank, 0, 0, []
 
-    def Isend(self, array, to):
-        return self.network.add("send", (self.rank, to), array, to)
+    def Isend(self, array, to, tag=0):
+        return self.network.add("send", (self.rank, to), array, to, tag)
 
     def Irecv(self, array, source):
         array[...] = 0xEE
@@ -93,6 +100,7 @@ class End:
         with self.network.news:
             assert self.network.news.wait_for(lambda: all(map(self.network.move, requests)), timeout=20)
             self.network.news.notify_all()
+        self.statuses[:] = requests
         self.ahead -= sum(each.key[0] == (each.other, self.rank) for each in requests)
 
 
@@ -101,7 +109,7 @@ class Ranks(Blocks):
 
     def __init__(self, network, rank, size):
         self.rank, self.size, self.counts, self._comm = rank, size, Counts(), End(network, rank)
-        self._wait, self._all_done = self._comm.wait, self._comm.done
+        self._wait, self._all_done, self._statuses = self._comm.wait, self._comm.done, self._comm.statuses
         self._prepare_blocks(MPI)
 
     def exchange(self, sent, to, received, source):
@@ -122,13 +130,13 @@ def test_a_ring_is_a_stream_of_blocks(n, how):
     network = Network(how)
 
     def program(c):
-        scratch, found, most = np.empty((DEPTH, BLOCK), np.uint8), [], []
+        ranks, found, most = Ranks(network, c.rank, n), [], []
         for size in EDGES:
             for schedule in (schedules.ring, schedules.ring_reduce_scatter, schedules.ring_all_gather):
-                end, buffer = End(network, c.rank), given(n, size)[c.rank].copy()
-                Stream(end, turns(schedule, n, size, c.rank), buffer, scratch, end.done, end.wait).run(np.add)
-                found.append(buffer)
-                most.append(end.most)
+                found.append(given(n, size)[c.rank].copy())
+                ranks._comm.most = 0
+                carry_out(schedule, found[-1], ranks)
+                most.append(ranks._comm.most)
         return found, most[-3:]
     ranks = run_threads(n, program, seconds=60.0)
     for at, size in enumerate(EDGES):
