@@ -118,6 +118,27 @@ def test_only_the_borders_are_filled() -> None:
     assert kernels_and_temporaries(coupled) == (["map", "copy", "copy", "map"], [1000, 1000])
 
 
+def test_slices_of_rows_are_regions_too(rng: np.random.Generator) -> None:
+    """Along one axis of two: what lies beside the slices is no part of the cut."""
+    for function in (rosenbrock, lambda x: ((x[:, 1:] - x[:, :-1] ** 2) ** 2).sum()):
+        compiled, x = ad.compile(ad.grad(function)), rng.integers(-3, 4, (40, 50)).astype(float)
+        np.testing.assert_array_equal(compiled(x), ad.grad(function)(x))
+        assert not [b for b in compiled.programs[-1].native.built.program.buffers if b.role == "arena"]
+
+
+def test_a_value_that_is_joined_twice(rng: np.random.Generator) -> None:
+    """In one array, in two, of another dtype, and beside what no kernel makes: it is stored at one place, copied to others."""
+    def joined(x):
+        s = np.sin(x)
+        return [np.concatenate([s, s]), np.concatenate([x, s]), np.concatenate([s * 2.0, s, x @ np.ones((6, 6))]),
+                np.concatenate([s.astype(np.float32), x.astype(np.float32)])]
+    for shape in ((6,), (40, 6)):
+        x = rng.standard_normal(shape)
+        for found in (ad.compile(joined)(x), reference_outputs(joined, [x])):
+            for a, b in zip(joined(x), found, strict=True):
+                np.testing.assert_allclose(b, a, rtol=1e-13 if a.dtype == float else 1e-6, atol=1e-13 if a.dtype == float else 1e-7)
+
+
 def test_what_others_need_too_is_stored_once(rng: np.random.Generator) -> None:
     """Value and gradient share the differences."""
     x = rng.standard_normal(500)
