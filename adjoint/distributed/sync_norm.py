@@ -62,7 +62,7 @@ class SyncBatchNorm(_BatchNorm):
         count = sums[-1]
         centred = rows - sums[:-1] / count
         variance = all_reduce(np.sum(np.square(centred), axis=axes), self.world) / count
-        if own < 1 or own * self.world.size < 2:
+        if own * self.world.size < 2:
             raise ShapeError(explain(f"{name} ({self.path or 'the model'}): training with one value per channel: it has no variance.",
                                      remedy="Use batches of at least 2."))
         y = centred / np.sqrt(variance + self.eps)

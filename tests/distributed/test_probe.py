@@ -1,0 +1,50 @@
+"""The probe by a made clock, and an all-reduce of the library's own that leaves other bits on other ranks."""
+
+import time
+
+import numpy as np
+import pytest
+
+from adjoint.distributed import Alone, DataParallel, run_threads, schedules
+from adjoint.distributed.collectives import carry_out
+from adjoint.distributed.probe import BATCHES, MOST, probe, timed
+
+
+@pytest.mark.parametrize("seconds, calls", [(0.5, 1), (2.0, 2), (3.0, 1 + BATCHES), (4.0, 1 + BATCHES), (10.0, 1 + 3 * BATCHES),
+                                            (1e9, 1 + MOST * BATCHES)])
+def test_as_many_calls_as_there_is_time_for(seconds, calls, monkeypatch):
+    """Calls of one second, and a little more: the first counts only where there is no time for another."""
+    now, made = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call():
+        made.append(None)
+        now[0] += 1.0
+    assert timed(Alone(), call, seconds) == pytest.approx(1.0) and len(made) == calls
+
+
+def test_the_best_batch_counts(monkeypatch):
+    now, costs = [0.0], iter([1.0, 3.0, 0.25, 2.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += next(costs)
+    assert timed(Alone(), call, 4.0) == 0.25 and next(costs, None) is None
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_librarys_own_sum_is_a_candidate_if_all_ranks_get_the_same_bits(same):
+    def program(c):
+        def natively(buffer, combine):
+            carry_out(schedules.tree, buffer, c, combine)
+            if not same:
+                buffer += c.rank * 2.0 ** -20
+        c.all_reduce_natively = natively
+        return probe(c, seconds=0.3, keep=False).timings
+    found, other = run_threads(2, program, seconds=60.0)
+    assert found == other and ("mpi" in found) == same and len(found["ring"]) > 1
+    assert all(size < larger for (size, _), (larger, _) in zip(found["ring"], found["ring"][1:], strict=False))
+
+
+def test_settling_returns_what_was_given_and_no_loss():
+    assert run_threads(2, lambda c: DataParallel(c).settle(np.ones(2), ()), seconds=60.0)[0][1:] == ((), 0.0)
