@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ConfigError, explain
 from .communicator import Counts
-from .mpi_stream import DEPTH, Stream
+from .mpi_stream import DEPTH, Stream, tag_of
 
 BLOCK = 1 << 20         # bytes that are combined while the next arrive: few enough to stay in the cache
 
@@ -28,6 +28,8 @@ class Blocks:
     _comm: Any
     _all_done: Callable[[list], bool]
     _wait: Callable[[list, Sequence[int | str]], None]
+    _statuses: list[Any]
+    _other_size: Callable[[str], Exception]
 
     def _prepare_blocks(self, mpi: Any) -> None:
         name, version = mpi.get_vendor()
@@ -40,7 +42,7 @@ class Blocks:
 
         sent may be target itself (a block is combined only when it has left) or apart from it; one message to the counts.
         """
-        if max(0 if x is None else x.nbytes for x in (sent, target)) <= BLOCK:          # one block is one message: as an exchange
+        if max(0 if x is None else x.nbytes for x in (sent, target)) < BLOCK:           # less than a block is one message: as an exchange
             place = None if target is None else self._arriving[0, :target.nbytes].view(target.dtype)
             self.exchange(sent, to, place, source)
             if target is not None:
@@ -53,15 +55,24 @@ class Blocks:
         waiting: list[tuple[list, list[int], np.ndarray | None, np.ndarray | None]] = []
         for k in range(total + ahead):
             if k < total:
-                waiting.append(self._begin(k, parts, to, source))
+                waiting.append(self._begin(k, parts, to, source, _tag(sent)))
             if k >= ahead:
                 requests, others, place, part = waiting[k - ahead]
                 self._wait(requests, others)
                 if part is not None:
+                    self._check(part.nbytes, _tag(target), source)
                     combine(part, place, out=part)
         self.counts.note(sent, to, target)
 
-    def _begin(self, k: int, parts: list, to: int, source: int) -> tuple[list, list[int], np.ndarray | None, np.ndarray | None]:
+    def _check(self, size: int, tag: int, source: int) -> None:
+        """Refuse the block that has come last, the first of the requests waited for, if it is none of such a size and of such an array."""
+        found = self._statuses[0]
+        if found.Get_count() != size:
+            raise self._other_size(f"{size} bytes from rank {source}, found {found.Get_count()}")
+        if found.Get_tag() != tag:
+            raise self._other_size(f"a block of an array as large as its own from rank {source}, found one of another array")
+
+    def _begin(self, k: int, parts: list, to: int, source: int, tag: int) -> tuple[list, list[int], np.ndarray | None, np.ndarray | None]:
         """Start the k-th block in both directions: its requests, whom they wait for, where it arrives, and what that is combined into."""
         sent, target = (None if each is None or k >= len(each) else each[k] for each in parts)
         requests, place = [], None
@@ -70,12 +81,12 @@ class Blocks:
             place = self._arriving[k % DEPTH].view(target.dtype)[:target.size]
             requests.append(self._comm.Irecv(place.view(np.uint8), source))
         if sent is not None:
-            requests.append(self._comm.Isend(sent.view(np.uint8), to))
+            requests.append(self._comm.Isend(sent.view(np.uint8), to, tag))
         return requests, others, place, target
 
     def pass_on(self, turns: Sequence[Any], buffer: np.ndarray, combine: np.ufunc) -> None:
         """Rounds that each send what the one before it brought, as one stream of blocks; every rank of the ring calls this."""
-        Stream(self._comm, turns, buffer, self._arriving, self._all_done, self._wait).run(combine)
+        Stream(self._comm, turns, buffer, self._arriving, self._all_done, self._wait, self._check).run(combine)
         for turn in turns:
             self.counts.note(buffer[turn.sent], turn.to, buffer[turn.received])
 
@@ -90,3 +101,8 @@ class Blocks:
         others = ", ".join(str(rank) for rank in range(self.size) if rank != self.rank)
         self._wait([request], [others])                         # MPI does not say who of them is late
         self.counts.rounds += 1
+
+
+def _tag(message: np.ndarray | None) -> int:
+    """The tag of a message's blocks; that of an exchange if there is but one, since the other end may take it for that."""
+    return 0 if message is None or message.nbytes < BLOCK else tag_of(message)

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 
 DEPTH = 3               # blocks that may arrive at a time
+TAGS = 32749            # a prime below what every MPI takes
 
 
 class Stream:
     """The blocks of `turns`, each of which sends what the one before it has received; they are cut after every `step` elements.
 
     comm: MPI's communicator; done(requests): MPI's Testall; wait(requests, others): until they are done, with a deadline;
-    scratch: DEPTH rows of bytes for blocks that are combined into the buffer.
+    check(bytes, tag, source): whether what has come last is such a block; scratch: DEPTH rows of bytes for blocks that are combined into
+    the buffer. The tag says how large the whole buffer is: blocks of another rank's may be as large and be fewer.
     """
 
-    def __init__(self, comm: Any, turns: Sequence[Any], buffer: np.ndarray, scratch: np.ndarray, done: Callable, wait: Callable):
-        self.comm, self.done, self.wait, self.buffer, self.scratch = comm, done, wait, buffer, scratch
+    def __init__(self, comm: Any, turns: Sequence[Any], buffer: np.ndarray, scratch: np.ndarray, done: Callable, wait: Callable,
+                 check: Callable[[int, int, int], None]):
+        self.comm, self.done, self.wait, self.check, self.buffer, self.scratch = comm, done, wait, check, buffer, scratch
+        self.tag = tag_of(buffer)
         self.to, self.source = turns[0].to, turns[0].source
         step = scratch.shape[1] // buffer.itemsize
         self.leaving = [part for turn in turns for part in parts(turn.sent, step)]
@@ -37,6 +41,7 @@ class Stream:
             self._send(self.here + k)
             self._receive(k)
             self.wait([self.receiving[k]], [self.source])
+            self.check(self.buffer[part].nbytes, self.tag, self.source)
             if combines:
                 combine(self.buffer[part], self._place(k), out=self.buffer[part])
         self._send(len(self.leaving))
@@ -45,7 +50,7 @@ class Stream:
     def _send(self, most: int) -> None:
         """Begin to send what may leave: up to `most` blocks in all."""
         for part in self.leaving[len(self.sending):most]:
-            self.sending.append(self.comm.Isend(self.buffer[part].view(np.uint8), self.to))
+            self.sending.append(self.comm.Isend(self.buffer[part].view(np.uint8), self.to, self.tag))
 
     def _receive(self, k: int) -> None:
         """Begin to receive block k, and those after it for which there is room."""
@@ -69,6 +74,15 @@ class Stream:
         part, combines = self.arriving[number]
         own = self.buffer[part]
         return self.scratch[number % DEPTH].view(own.dtype)[:own.size] if combines else own
+
+
+def tag_of(array: np.ndarray) -> int:
+    """The tag of an array's blocks, from its size: no tag is larger in any MPI, and 0 is that of whole messages.
+
+    >>> tag_of(np.ones(3)), tag_of(np.ones(4))
+    (25, 33)
+    """
+    return 1 + array.nbytes % TAGS
 
 
 def parts(span: slice, step: int) -> list[slice]:

@@ -8,7 +8,7 @@ import numpy as np
 from adjoint.distributed import ALGORITHMS, profile, world
 from adjoint.distributed.collectives import all_gather_in_place, all_reduce_in_place, reduce_scatter_in_place
 from adjoint.distributed.probe import probe
-from adjoint.errors import ConfigError
+from adjoint.errors import CommunicationError, ConfigError
 
 
 def buffers(n, size):
@@ -33,6 +33,26 @@ def blocks(c):
     all_reduce_in_place(np.ones(840), c, algorithm="ring")
     assert (c.counts.rounds - before[0], c.counts.bytes_sent - before[1]) == (2 * (c.size - 1), 2 * (c.size - 1) * 8 * 840 // c.size)
     return "right"
+
+
+def other_sizes(c):
+    """Arrays of other sizes on rank 1, whose blocks are too short, or as large and fewer, or more: no silent sum, on no rank."""
+    own, mpi = sys.modules["adjoint.distributed.mpi_blocks"], sys.modules["mpi4py"].MPI
+    own.BLOCK, c._arriving, c.seconds = 64, np.empty((own.DEPTH, 64), np.uint8), 2.0
+    for algorithm in ("ring", "halving_doubling"):
+        for size in (16, 31, 48, 160):
+            c._comm = mpi.COMM_WORLD.Dup()                  # what is left of the last case is not found here
+            try:
+                all_reduce_in_place(np.ones(32 if c.rank == 0 else size), c, algorithm=algorithm)
+            except CommunicationError as error:
+                said = str(error).splitlines()[0]
+                # Where halves are as large, one rank alone sees it: the other waits for it in the next round.
+                assert f"rank {c.rank} of 2 {'expected' if algorithm == 'ring' else ''}" in said, (algorithm, size, said)
+            else:
+                raise AssertionError(f"{size} elements were added to 32 by {algorithm}")
+    print(f"rank {c.rank} of {c.size}: right", flush=True)
+    mpi.COMM_WORLD.Barrier()
+    os._exit(0)                                             # messages are left: MPI might wait for them
 
 
 def natively(c):

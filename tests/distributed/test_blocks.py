@@ -15,3 +15,9 @@ def test_under_mpiexec(runtime, n, name, tmp_path):
     status, output = worlds.run(runtime.ranks(n, RANKS, name), seconds=60, ADJOINT_CACHE_DIR=str(tmp_path))
     assert status == 0, output
     assert sorted(re.findall(r"rank \d of \d: right", output)) == [f"rank {rank} of {n}: right" for rank in range(n)], output
+
+
+@worlds.every_runtime
+def test_arrays_of_other_sizes_are_no_sum(runtime, tmp_path):
+    _, output = worlds.run(runtime.ranks(2, RANKS, "other_sizes"), seconds=60)              # the status is of ranks that leave MPI alone
+    assert sorted(re.findall(r"rank \d of 2: right", output)) == ["rank 0 of 2: right", "rank 1 of 2: right"], output
