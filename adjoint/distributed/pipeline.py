@@ -113,7 +113,7 @@ class Pipeline:
         self._backward = made(lambda stage, h, y_bar: vjp(lambda stage, h: stage(h), stage, h)[1](y_bar))
         self._finish = made(value_and_grad(lambda stage, h, y: loss(stage(h), y), argnums=(0, 1)))
         self._update = made(self._updated)
-        self._headers: dict[tuple, tuple] = {}          # shape and dtype of messages: (sent, neighbour, examples)
+        self._headers: dict[tuple, tuple] = {}          # shape and dtype of this step's messages: (neighbour, examples)
 
     def step(self, stage: Any, state: Any, x: Any, y: Any) -> tuple:
         """One step on a batch; see the class."""
@@ -124,6 +124,7 @@ class Pipeline:
             raise ShapeError(explain(f"Pipeline: a batch of {len(x)} examples for {self.micro_batches} micro-batches.",
                                      remedy="Give larger batches, or fewer micro-batches."))
         rows = [slice(a, b) for a, b in itertools.pairwise(limits)]
+        self._headers.clear()               # what passes may have another shape in every step
         inputs: dict[int, Any] = {}
         total, value = None, np.float64(0.0)
         for work in gpipe(self.micro_batches):
@@ -162,24 +163,29 @@ class Pipeline:
         return loss, gradients
 
     def _send(self, h: Any, to: int, examples: int) -> None:
-        """Hand an array to a neighbour; before the first one of a size, its shape and dtype."""
+        """Hand an array to a neighbour; before a step's first one of so many examples, its shape and dtype: cotangents have the same."""
         if not isinstance(h, np.ndarray) or h.ndim > MOST_AXES:
             found = f"an array of {h.ndim} axes" if isinstance(h, np.ndarray) else type(h).__name__
             raise ShapeError(explain(f"Pipeline: the stage gives {found}, expected one array of at most {MOST_AXES} axes.",
                                      remedy="Let a stage return one array: what the next stage takes."))
-        if (True, to, examples) not in self._headers:
-            self._headers[True, to, examples] = h.shape, h.dtype
+        if (to, examples) not in self._headers:
+            self._headers[to, examples] = h.shape, h.dtype
             header = np.zeros(2 + MOST_AXES, np.int64)
             header[:2 + h.ndim] = DTYPES.index(h.dtype), h.ndim, *h.shape
             self._exchange(header, to, None, NOBODY)
+        shape, dtype = self._headers[to, examples]
+        if (h.shape, h.dtype) != (shape, dtype):
+            raise ShapeError(explain(f"Pipeline: rank {self.world.rank} hands {h.dtype}{list(h.shape)} to rank {to}, and "
+                                     f"{dtype}{list(shape)} in the same step, for {examples} examples each.",
+                                     remedy="Let shapes depend on the number of examples, not on what they hold."))
         self._exchange(np.ascontiguousarray(h).reshape(-1), to, None, NOBODY)
 
     def _receive(self, source: int, examples: int) -> np.ndarray:
-        if (False, source, examples) not in self._headers:
+        if (source, examples) not in self._headers:
             header = np.zeros(2 + MOST_AXES, np.int64)
             self._exchange(None, NOBODY, header, source)
-            self._headers[False, source, examples] = tuple(header[2:2 + header[1]].tolist()), DTYPES[header[0]]
-        shape, dtype = self._headers[False, source, examples]
+            self._headers[source, examples] = tuple(header[2:2 + header[1]].tolist()), DTYPES[header[0]]
+        shape, dtype = self._headers[source, examples]
         h = np.empty(shape, dtype)
         self._exchange(None, NOBODY, h.reshape(-1), source)
         return h
