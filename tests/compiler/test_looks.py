@@ -64,6 +64,15 @@ def test_threads_that_meet_look_for_a_cancel_only_where_there_are_signals(rng):
     assert "adjoint_barrier" in plain.ir() and not re.search(seen, plain.ir()) and re.search(seen, watched.ir())
 
 
+def test_behind_what_is_short_nothing_looks_for_signals(rng):
+    """On one thread, where a poll is asked for nowhere else: long products are looked at, a short sum is not."""
+    short, long = ad.compile(lambda x: x + 1.0), ad.compile(lambda x, w: products(x, w, 2))
+    short(np.ones(4))
+    long(rng.standard_normal((256, 256)), np.eye(256))
+    looks = [len(re.findall(r"call i1 @\"?adjoint_poll", each.ir())) for each in (short, long)]
+    assert looks[0] == 0 and looks[1] > 0, looks
+
+
 def test_a_branch_is_walked_by_all_threads_if_one_of_its_sides_is():
     large, small = Step("large", 1000, 1, 1e6), Step("small", 1, 1, 10.0, checks=True)
     assert large.parallel and not small.parallel

@@ -118,6 +118,19 @@ def test_a_world_in_which_nothing_moves_hangs(folder):
     assert said[1].endswith("s: rank 1, of which nothing is seen from here, has not entered all_reduce #1 (a..b), in which others wait")
 
 
+def test_ranks_may_take_their_time_once_one_has_left(folder, monkeypatch):
+    """One that has left by sys.exit waits for the others, which may still save: LEAVE is added to the patience."""
+    monkeypatch.setattr(status, "LEAVE", 1.0)
+
+    def page():
+        status.join(0)
+        status.leave_with(3)
+        status.enter("leave")
+    begin = time.monotonic()
+    ended, _ = world(folder, RANKS + "wait", page, hang_seconds=0.3)
+    assert ended.status == watch.HUNG and 1.3 <= time.monotonic() - begin < 20
+
+
 def test_who_hangs_is_who_has_entered_less_or_has_left():
     place = lambda rank, entered, inside: Place(rank, entered, inside, "all_reduce", "", f"n{rank}", rank, ())
     late, waits, left = place(0, 6, True), place(1, 7, True), place(2, 7, False)
