@@ -1,14 +1,16 @@
 """One world watched from its start to its end: shells play mpiexec and its ranks, and this process writes a rank's page."""
 
 import os
+import re
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from adjoint.distributed import status, watch
+from adjoint.distributed import processes, status, watch
 from adjoint.distributed.status import Place
 from adjoint.distributed.watch import accusation, first_of, hanging, watched
 
@@ -36,10 +38,10 @@ def world(folder, shell, ready=None, *, ranks=2, hang_seconds=60.0, **options):
     return watched(["sh", "-c", shell], folder, 7, ranks, hang_seconds, say, **options), said
 
 
-def alive(processes):
+def alive(numbers):
     """Those of them that have not ended."""
     found = []
-    for process in map(int, processes):
+    for process in map(int, numbers):
         try:
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
@@ -84,9 +86,34 @@ def test_ctrl_c_is_handed_on_and_the_second_kills(folder, monkeypatch):
     begin = time.monotonic()
     ended, said = world(folder, deaf, lambda: (interrupt(), time.sleep(0.5), interrupt()))
     assert ended.status == 130 and time.monotonic() - begin < 8 and signal.getsignal(signal.SIGINT) is before
+    both = r"launch: rank 0, process \d+, and rank 1, process \d+, "
+    assert re.fullmatch(both + "had not ended before a second signal, SIGINT: killed", said[1])
     monkeypatch.setattr(watch, "GRACE", 0.3)
     ended, said = world(folder, deaf, interrupt)
     assert ended.status == 130 and time.monotonic() - begin < 16
+    assert re.fullmatch(both + "have not ended 0.3 s after SIGINT: killed", said[1])
+
+
+def test_ranks_that_nobody_watches_any_more_are_ended(folder, monkeypatch):
+    """What stands between mpiexec and the ranks is killed: mpiexec would not see how they end."""
+    monkeypatch.setattr(processes, "ALONE", 0.2)
+    between = "(PMI_RANK=0 sleep 60 & PMI_RANK=1 sleep 60 & sleep 0.3; kill -9 $(exec sh -c 'echo $PPID'); wait) & "
+    begin = time.monotonic()
+    ended, _ = world(folder, between + "wait; sleep 60")
+    assert ended == (137, frozenset(), ": a process between mpiexec and the ranks was killed") and 0.5 <= time.monotonic() - begin < 20
+
+
+def test_all_is_gone_when_all_was_ended(tmp_path):
+    """Killed is not yet gone: the end is waited for."""
+    told = {**os.environ, "ADJOINT_LAUNCH": str(tmp_path)}
+    own = [subprocess.Popen(["sleep", "60"], env=told) for _ in range(8)]
+    try:
+        processes.end_all(tmp_path)
+        assert not alive(each.pid for each in own)
+    finally:
+        for each in own:
+            each.kill()
+            each.wait()
 
 
 def said_once(folder):
