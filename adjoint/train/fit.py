@@ -19,6 +19,7 @@ from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, Sh
 from ..nn.losses import cross_entropy
 from ..nn.modes import training
 from ..optim import Optimizer, evaluation_parameters, observe
+from ..settings import GENERATION, integer
 from ..transforms.reverse import value_and_grad
 from ..tree import flatten, paths, unflatten
 from .checkpoint import Checkpoint
@@ -188,12 +189,14 @@ class _Run:
             self.fit.seconds["checkpoints"] += time.monotonic() - start
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder or the newest snapshot; with snapshots, from the beginning if there is neither."""
+        """Go on from the newest checkpoint of the folder or the newest snapshot. If there is neither: from the beginning with snapshots,
+        and where `adjoint launch` has started this program again, which was killed before it had saved anything."""
         if self.folder is None and self.snapshots is None and self.parallel.leads:
             raise ConfigError(explain("fit: resume needs a folder.", remedy="Pass folder=RunFolder.open(path)."))
         expected = self.tensors()
         found = [self.snapshots.load(expected)] if self.snapshots else []
-        if self.folder is not None and (self.snapshots is None or self.folder.has_checkpoint()):
+        may_begin = self.snapshots is not None or integer(GENERATION, 0, least=0) > 0
+        if self.folder is not None and (not may_begin or self.folder.has_checkpoint()):
             found.append(self.folder.load(expected))
         if newest := max(filter(None, found), key=lambda each: each.counter("step"), default=None):
             self.restore(newest)

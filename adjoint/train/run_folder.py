@@ -1,7 +1,7 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoints, report.html, held by one process at a time.
+"""A run's folder: config.json, metrics.jsonl, checkpoints, report.html, held by one process at a time; under `adjoint launch` its name too.
 
 Invariant: metrics.jsonl has one whole line per finished epoch, after a resume none beyond the checkpoint's epoch.
-May import: errors, files, checkpoint. Read next: progress.py.
+May import: errors, settings, files, checkpoint. Read next: progress.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 
 from ..errors import ConfigError, explain
+from ..settings import GENERATION, LAUNCH, integer, text
 from . import checkpoint, files
 
 try:
@@ -27,6 +29,7 @@ except ImportError:         # Windows
     import msvcrt
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_CREATED: Counter[tuple[str, str]] = Counter()        # runs that this process has asked for, by folder and name
 _REFUSED_LOCK = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
@@ -72,19 +75,34 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: str | os.PathLike, name: str, config: dict[str, Any]) -> RunFolder:
-        """A new folder root/name-n, n being the first free number, with the configuration in config.json."""
+        """A new folder root/name-n, n being the first free number, with the configuration in config.json.
+
+        In a program that `adjoint launch` has started again: the folder that it made before by this call (its second by the second call,
+        and so on), if it came so far; with fit(resume=generation() > 0) it goes on from its checkpoint, or begins where there is none.
+        """
         if not _NAME.fullmatch(name):
             raise _refuse(f"{name!r:.100} cannot be the name of a run.", root,
                           "Use letters, digits, '_', '.' and '-'.")
         try:
             os.makedirs(root, exist_ok=True)
+            if before := cls._before(Path(root), name):
+                return cls(before)
             path = cls._new_path(Path(root), name)
             encoded = msgspec.json.format(msgspec.json.encode(config, enc_hook=_plain), indent=2) + b"\n"
+            if launch := _launch():
+                files.write_whole(path / "launch", launch.encode())
             files.write_whole(path / "config.json", encoded)
         except OSError as error:
             raise _refuse(f"no run folder can be made here: {error.strerror or error}.", root,
                           "Choose a folder in which you may write.") from error
         return cls(path)
+
+    @staticmethod
+    def _before(root: Path, name: str) -> Path | None:
+        """The folder that this launch has made by the same call, before it was started again."""
+        _CREATED[str(root), name] += 1
+        mine = _of_this_launch(root, name)
+        return mine[_CREATED[str(root), name] - 1] if len(mine) >= _CREATED[str(root), name] else None
 
     @staticmethod
     def _new_path(root: Path, name: str) -> Path:
@@ -105,7 +123,12 @@ class RunFolder:
 
     @staticmethod
     def latest(root: str | os.PathLike, name: str) -> Path:
-        """The path of the run with the highest number that has a checkpoint. Raises ConfigError if there is none."""
+        """The path of the run with the highest number that has a checkpoint. Raises ConfigError if there is none.
+
+        In a program that `adjoint launch` has started again: of the last run that this launch has made, with a checkpoint or without.
+        """
+        if mine := _of_this_launch(Path(root), name):
+            return mine[-1]
         found = [(number, path) for number, path in _numbered(Path(root), name) if _has_checkpoint(path)]
         if not found:
             raise _refuse(f"there is no run {name}-<number> with a checkpoint to go on with.", root, "Start a run without resuming.")
@@ -118,10 +141,11 @@ class RunFolder:
     def discard_if_unused(self) -> None:
         """Remove the folder, and let it go, if it holds a configuration and nothing else: a run that ended before it began."""
         with contextlib.suppress(OSError):          # an empty run does no harm
-            if {path.name for path in self.path.iterdir()} <= {"config.json", "lock"}:
+            if {path.name for path in self.path.iterdir()} <= {"config.json", "lock", "launch"}:
                 self.close()
-                for name in ("config.json", "lock"):
-                    files.remove(self.path / name)
+                for name in ("launch", "config.json", "lock"):
+                    with contextlib.suppress(FileNotFoundError):
+                        files.remove(self.path / name)
                 self.path.rmdir()
 
     def config(self) -> dict[str, Any]:
@@ -146,9 +170,9 @@ class RunFolder:
         except FileNotFoundError:
             return []
         lines = []
-        for text in stored.split(b"\n")[:-1]:       # what follows the last line end is torn
+        for line in stored.split(b"\n")[:-1]:       # what follows the last line end is torn
             try:
-                lines.append(msgspec.json.decode(text, type=dict[str, Any]))
+                lines.append(msgspec.json.decode(line, type=dict[str, Any]))
             except (ValueError, RecursionError, msgspec.MsgspecError):
                 break
         return lines
@@ -187,6 +211,26 @@ def _numbered(root: Path, name: str) -> list[tuple[int, Path]]:
     numbers = [path.name[len(name) + 1:] for path in entries]
     return [(int(number), path) for number, path in zip(numbers, entries, strict=True)
             if re.fullmatch(r"[0-9]{1,9}", number)]
+
+
+def _launch() -> str:
+    """What `adjoint launch` calls itself; nothing where it has not started this process."""
+    return os.path.basename(text(LAUNCH) or "")
+
+
+def _of_this_launch(root: Path, name: str) -> list[Path]:
+    """The runs that this launch has made, in their order, where it has started this program again; without their configuration they
+    were not finished."""
+    if not _launch() or not integer(GENERATION, 0, least=0):
+        return []
+    return [path for _, path in sorted(_numbered(root, name)) if (path / "config.json").is_file() and _launch() == _told(path / "launch")]
+
+
+def _told(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
 
 
 def _has_checkpoint(path: Path) -> bool:

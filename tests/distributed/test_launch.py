@@ -70,6 +70,17 @@ def test_a_killed_rank_goes_on_from_the_last_checkpoint_to_the_same_bits(runtime
     assert any("starting it again (1 of 1)" in line for line in lines)
 
 
+@worlds.one_runtime
+def test_a_rank_killed_before_the_first_checkpoint_begins_at_the_beginning_again(runtime, tmp_path):
+    """Not with a run that another launch has left there."""
+    ended, lines = worlds.launched(runtime, "-n", "2", TRAINS, tmp_path, "1")
+    assert ended == 0 and (expected := lines[-1].rpartition(": ")[2]).startswith("ended at step 10"), lines
+    ended, lines = worlds.launched(runtime, "-n", "2", "--max-restarts", "1", TRAINS, tmp_path, "1", "0", "0")
+    assert ended == 0 and any("starting it again (1 of 1)" in line for line in lines), lines
+    assert {re.sub(r"^rank 1: ", "", line) for line in lines if "ended at step" in line} == {expected}, lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-1", "digits-2"]
+
+
 @worlds.every_runtime
 def test_random_kills_cost_no_committed_step_and_no_bit(runtime):
     """The short form of python -m benchmarks.kills, which also prints the seconds."""

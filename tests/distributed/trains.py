@@ -34,7 +34,7 @@ def augment(x, step):
 
 folder = contextlib.nullcontext()
 if world.rank == 0:
-    folder = train.RunFolder.open(train.RunFolder.latest(runs, "digits")) if generation() else train.RunFolder.create(runs, "digits", {})
+    folder = train.RunFolder.create(runs, "digits", {})             # started again: the folder that it has made before
 model = nn.mlp(64, 16, 10, activation=nn.relu, rng=np.random.default_rng(world.rank))
 with folder as opened:
     done = train.fit(model, (digits.train_x[:480], digits.train_y[:480]), optimizer=optim.adam(1e-2), epochs=int(epochs), batch=48,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adjoint.errors import CheckpointError, ConfigError
-from adjoint.train import RunFolder, files
+from adjoint.train import RunFolder, files, run_folder
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,34 @@ def test_numbers_count_up_and_the_latest_is_found(tmp_path):
         assert run.path.name == "digits-100"
     with RunFolder.open(tmp_path / "runs" / "digits-2") as run:
         assert run.config() == {"seed": 2}
+
+
+def test_a_program_that_is_started_again_finds_its_own_folders(tmp_path, monkeypatch):
+    def create():
+        with RunFolder.create(tmp_path, "a", {}) as run:
+            return run
+
+    def started(launch, generation):
+        monkeypatch.setenv("ADJOINT_LAUNCH", launch)
+        monkeypatch.setenv("ADJOINT_GENERATION", generation)
+        run_folder._CREATED.clear()
+    create().save(3, {"w": np.ones(3)}, {})                             # of no launch
+    started("/tmp/launch-x", "0")
+    assert [create().path.name for _ in range(2)] == ["a-2", "a-3"]
+    assert RunFolder.latest(tmp_path, "a").name == "a-1"                # as ever: the last with a checkpoint
+    started("/tmp/launch-y", "1")                                       # was killed before it had made any
+    assert RunFolder.latest(tmp_path, "a").name == "a-1"
+    assert create().path.name == "a-4"
+    started("/tmp/launch-x", "1")
+    assert RunFolder.latest(tmp_path, "a").name == "a-3"
+    assert [create().path.name for _ in range(3)] == ["a-2", "a-3", "a-5"]
+    (tmp_path / "a-5" / "config.json").unlink()                         # killed while it made it
+    (tmp_path / "a-2" / "launch").write_bytes(b"\xff")
+    started("/tmp/launch-x", "2")
+    assert [create().path.name for _ in range(2)] == ["a-3", "a-6"]
+    with RunFolder.create(tmp_path, "a", {}) as run:
+        run.discard_if_unused()
+    assert not run.path.exists()
 
 
 def test_threads_that_start_at_once_get_different_folders(tmp_path):
