@@ -2,7 +2,8 @@
 
 GPipe's order: all micro-batches forward, then all backward, last first; a stage keeps only its inputs and computes the rest again. The p
 stages are idle for (p - 1)/(m + p - 1) of a step of m micro-batches: more of them, less waiting. Invariant: a step is that of one process
-on the whole batch, to rounding. May import: L0-L5, train, values, status. Read next: data_parallel.py.
+on the whole batch, to rounding; that of one that accumulates m micro-batches, where layers draw random numbers or look at a whole batch.
+May import: L0-L5, train, values, status. Read next: data_parallel.py.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import numpy as np
 from ..compiler.compile import compile
 from ..dtypes import DTYPES
 from ..errors import ShapeError, explain
+from ..nn.dropout import Dropout
+from ..nn.modes import _learners, absorb, trainable, training
+from ..nn.module import Module, inline
 from ..optim import Optimizer, apply_updates
 from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad, vjp
+from ..transforms.taps import collect_taps
 from ..tree import map_tree
 from .checks import RANKS, examples_of, flag, function_of, number, whole, world_of
 from .communicator import Communicator
@@ -79,12 +84,28 @@ def bubble(stages: int, micro_batches: int, **seconds: float) -> float:
     return float(1 - busy / ends.max())
 
 
+class _Line(Module):
+    """A stage behind as many layers with modes as the stages before it have: so it is dealt the keys that it has in the whole model."""
+
+    ahead: tuple[Dropout, ...] = inline()
+    stage: Any = inline()
+
+
+def _trained(stage: Any, ahead: tuple[Dropout, ...], key: Any) -> Any:
+    """The stage in training mode."""
+    return training(_Line(ahead, stage), key).stage
+
+
 class Pipeline:
     """Ranks in a line, rank r with stage r of a model: h_r+1 = stage_r(h_r), loss(h_p, y).
 
-    Pipeline(loss, optimizer, world, micro_batches=m).step(stage, state, x, y) -> (stage, state, loss): stage and state are this rank's own;
-    x [examples, ...] is read on the first rank and y on the last (give all ranks both); the loss is known to all. loss averages over the
-    examples; micro-batches may differ in size by one. Cost: one more forward pass than in one process; memory: m inputs of the stage.
+    Pipeline(loss, optimizer, world, micro_batches=m).step(stage, state, x, y, key=None) -> (stage, state, loss): stage and state are this
+    rank's own; x [examples, ...] is read on the first rank and y on the last (give all ranks both); the loss is known to all. loss averages
+    over the examples; micro-batches may differ in size by one. Cost: one more forward pass than in one process; memory: m inputs of the
+    stage.
+    Stages are in training mode (nn.training); key: int64 [2], the same on all ranks, for layers that draw random numbers. Every micro-batch
+    draws others, and is a batch of its own to batch norm, whose running values are averages over the micro-batches: all as in
+    DataParallel(Alone(), accumulate=m) on the whole model.
 
     >>> from adjoint import nn, optim
     >>> from adjoint.distributed.threads import run_threads
@@ -109,13 +130,15 @@ class Pipeline:
         self.world, self.micro_batches, self.optimizer = world, micro_batches, optimizer
         self.first, self.last = world.rank == 0, world.rank == world.size - 1
         made = compile if compiled else lambda function: function
-        self._forward = made(lambda stage, h: stage(h))
-        self._backward = made(lambda stage, h, y_bar: vjp(lambda stage, h: stage(h), stage, h)[1](y_bar))
-        self._finish = made(value_and_grad(lambda stage, h, y: loss(stage(h), y), argnums=(0, 1)))
+        self.loss = loss
+        self._forward = made(lambda stage, h, key, ahead: _trained(stage, ahead, key)(h))
+        self._backward, self._finish = made(self._backwards), made(self._finished)
         self._update = made(self._updated)
         self._headers: dict[tuple, tuple] = {}          # shape and dtype of this step's messages: (neighbour, examples)
+        self._ahead: tuple[Dropout, ...] = ()           # one for each layer with modes before this stage; headers count them
+        self._learners = 0                              # and how many this stage has
 
-    def step(self, stage: Any, state: Any, x: Any, y: Any) -> tuple:
+    def step(self, stage: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         """One step on a batch; see the class."""
         function_of("Pipeline", "the stage", stage, remedy="Give each rank its own part of the model: stages[world.rank].")
         examples_of("Pipeline", x, y)
@@ -125,42 +148,57 @@ class Pipeline:
                                      remedy="Give larger batches, or fewer micro-batches."))
         rows = [slice(a, b) for a, b in itertools.pairwise(limits)]
         self._headers.clear()               # what passes may have another shape in every step
+        self._learners = sum(1 for _ in _learners(stage))
         inputs: dict[int, Any] = {}
         total, value = None, np.float64(0.0)
         for work in gpipe(self.micro_batches):
-            part = rows[work.micro_batch]
+            piece, part = work.micro_batch, rows[work.micro_batch]
+            examples = part.stop - part.start
+            own = key if key is None or self.micro_batches == 1 else np.array([key[0], key[1] * self.micro_batches + piece])
             if work.forward:
-                inputs[work.micro_batch] = self._pass_forward(stage, x[part], part.stop - part.start)
+                inputs[piece] = self._pass_forward(stage, x[part], examples, own)
                 continue
-            share = (part.stop - part.start) / len(x)
-            loss, gradients = self._pass_backward(stage, inputs.pop(work.micro_batch), y[part], part.stop - part.start)
-            value = value + share * loss
-            gradients = map_tree(lambda g, share=share: g * np.asarray(share, g.dtype), gradients)
-            total = gradients if total is None else map_tree(np.add, total, gradients)
-        stage, state = self._update(stage, state, total)
-        return stage, state, broadcast(np.float64(value), self.world, root=self.world.size - 1)
+            loss, *found = self._pass_backward(stage, inputs.pop(piece), y[part], examples, own)
+            value = value + examples * loss
+            found = map_tree(lambda g, examples=examples: g * np.asarray(examples, g.dtype), found)
+            total = found if total is None else map_tree(np.add, total, found)
+        stage, state = self._update(stage, state, *total, np.float64(len(x)))
+        return stage, state, broadcast(np.float64(value / len(x)), self.world, root=self.world.size - 1)
 
-    def _updated(self, stage: Any, state: Any, gradients: Any) -> tuple:
+    def _updated(self, stage: Any, state: Any, gradients: Any, taps: dict[str, Any], examples: Any) -> tuple:
+        gradients, taps = map_tree(lambda g: g / examples.astype(g.dtype), (gradients, taps))
         updates, state = self.optimizer.update(gradients, state, stage)
-        return apply_updates(stage, updates), state
+        return absorb(apply_updates(stage, updates), taps), state
 
-    def _pass_forward(self, stage: Any, x: Any, examples: int) -> Any:
+    def _finished(self, stage: Any, h: Any, y: Any, key: Any, ahead: tuple[Dropout, ...]) -> tuple:
+        """(loss, gradients of the last stage, taps, cotangent of its input) of a micro-batch; gradients are None at buffers."""
+        of_batch = value_and_grad(lambda stage, h: self.loss(_trained(stage, ahead, key)(h), y), argnums=(0, 1))
+        (loss, (gradients, h_bar)), taps = collect_taps(of_batch)(stage, h)
+        return loss, trainable(stage, gradients), taps, h_bar
+
+    def _backwards(self, stage: Any, h: Any, y_bar: Any, key: Any, ahead: tuple[Dropout, ...]) -> tuple:
+        """(gradients, taps, cotangent of the input) of another stage, from the cotangent of what it gave."""
+        pulled = lambda stage, h: vjp(lambda stage, h: _trained(stage, ahead, key)(h), stage, h)[1](y_bar)
+        (gradients, h_bar), taps = collect_taps(pulled)(stage, h)
+        return trainable(stage, gradients), taps, h_bar
+
+    def _pass_forward(self, stage: Any, x: Any, examples: int, key: Any) -> Any:
         """The stage's input of a micro-batch, its result handed on; the last stage computes when it goes back."""
         h = x if self.first else self._receive(self.world.rank - 1, examples)
         if not self.last:
-            self._send(self._forward(stage, h), self.world.rank + 1, examples)
+            self._send(self._forward(stage, h, key, self._ahead), self.world.rank + 1, examples)
         return h
 
-    def _pass_backward(self, stage: Any, h: Any, y: Any, examples: int) -> tuple:
-        """(loss of a micro-batch where it is known, gradients of the stage); the cotangent of its input is handed back."""
+    def _pass_backward(self, stage: Any, h: Any, y: Any, examples: int, key: Any) -> tuple:
+        """(loss of a micro-batch where it is known, gradients of the stage, taps); the cotangent of its input is handed back."""
         loss: Any = 0.0
         if self.last:
-            loss, (gradients, h_bar) = self._finish(stage, h, y)
+            loss, gradients, taps, h_bar = self._finish(stage, h, y, key, self._ahead)
         else:
-            gradients, h_bar = self._backward(stage, h, self._receive(self.world.rank + 1, examples))
+            gradients, taps, h_bar = self._backward(stage, h, self._receive(self.world.rank + 1, examples), key, self._ahead)
         if not self.first:
             self._send(h_bar, self.world.rank - 1, examples)
-        return loss, gradients
+        return loss, gradients, taps
 
     def _send(self, h: Any, to: int, examples: int) -> None:
         """Hand an array to a neighbour; before a step's first one of so many examples, its shape and dtype: cotangents have the same."""
@@ -170,8 +208,8 @@ class Pipeline:
                                      remedy="Let a stage return one array: what the next stage takes."))
         if (to, examples) not in self._headers:
             self._headers[to, examples] = h.shape, h.dtype
-            header = np.zeros(2 + MOST_AXES, np.int64)
-            header[:2 + h.ndim] = DTYPES.index(h.dtype), h.ndim, *h.shape
+            header = np.zeros(3 + MOST_AXES, np.int64)
+            header[:3 + h.ndim] = len(self._ahead) + self._learners, DTYPES.index(h.dtype), h.ndim, *h.shape
             self._exchange(header, to, None, NOBODY)
         shape, dtype = self._headers[to, examples]
         if (h.shape, h.dtype) != (shape, dtype):
@@ -182,9 +220,11 @@ class Pipeline:
 
     def _receive(self, source: int, examples: int) -> np.ndarray:
         if (source, examples) not in self._headers:
-            header = np.zeros(2 + MOST_AXES, np.int64)
+            header = np.zeros(3 + MOST_AXES, np.int64)
             self._exchange(None, NOBODY, header, source)
-            self._headers[source, examples] = tuple(header[2:2 + header[1]].tolist()), DTYPES[header[0]]
+            learners, dtype, ndim, *shape = header.tolist()
+            self._ahead = (Dropout(0.0),) * learners
+            self._headers[source, examples] = tuple(shape[:ndim]), DTYPES[dtype]
         shape, dtype = self._headers[source, examples]
         h = np.empty(shape, dtype)
         self._exchange(None, NOBODY, h.reshape(-1), source)
