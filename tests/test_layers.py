@@ -153,6 +153,7 @@ def test_importing_adjoint_loads_nothing_heavy():
     assert not loaded & {"llvmlite", "msgspec", "safetensors", "click", "pytest", "adjoint.compiler", "adjoint.train"}
 
 
+@pytest.mark.alone
 def test_importing_adjoint_costs_little_more_than_numpy(tmp_path):
     program = ("import time; start = time.perf_counter(); import numpy; middle = time.perf_counter(); import adjoint; "
                "print(middle - start, time.perf_counter() - middle)")

@@ -71,6 +71,7 @@ def test_key_covers_every_part(monkeypatch):
     assert base not in others and len(others) == 9
 
 
+@pytest.mark.alone
 def test_digest_of_the_sources_is_cheap():
     best = 1.0
     for _ in range(5):

@@ -44,6 +44,53 @@ def test_results_are_those_without_signals(matrices, count):
 
 
 @pytest.mark.parametrize("count", [1, 2])
+def test_who_waits_is_woken_by_every_result_and_never_looks_by_itself(matrices, count):
+    signals, seen = Signals(), []
+    watched = ad.compile(chain, signals=signals)
+    with threads(count):
+        watched(*matrices)
+        signals.reset()
+
+        def watch():
+            events = signals.events
+            for j in range(40):
+                while not signals.outputs or not signals.finished(j):
+                    before, events = events, signals.wait(events, 30.0)
+                    assert events > before
+            seen.append(time.perf_counter())
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        time.sleep(0.05)                                    # it sleeps; a result that does not wake it costs 30 s
+        watched(*matrices)
+        begin = time.perf_counter()
+        watcher.join(60)
+    assert seen and seen[0] - begin < 20.0
+
+
+def test_waiting_ends_after_its_time_and_no_ring_is_lost():
+    signals = Signals()
+    begin = time.perf_counter()
+    assert signals.wait(signals.events, 0.05) == signals.events == 0 and 0.04 < time.perf_counter() - begin < 20.0
+    signals.ring()
+    assert signals.wait(0, 60.0) == 1                       # it rang before
+    count, heard = 20_000, []
+
+    def wait():
+        events = signals.events
+        while events < count + 1:
+            events = signals.wait(events, 60.0 if events % 7 else 1e-6)     # now and then its time ends while it is rung
+        heard.append(events)
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    for k in range(count):
+        signals.ring()
+        if k % 100 == 0:
+            time.sleep(1e-4)
+    waiter.join(50)
+    assert heard == [count + 1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
 def test_results_are_finished_one_after_the_other_while_the_call_runs(matrices, count):
     """A watcher sees results in order, each already whole, before the call has returned."""
     signals, seen, expected = Signals(), [], ad.compile(chain)(*matrices)
@@ -92,6 +139,7 @@ def cancelled_once(signals, watched, live, w):
     return ended - told[0]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_cancelled_call_stops_within_a_kernel_and_changes_nothing(rng, count):
     """60 products; cancelled after three of them, the call ends soon; the donated matrix is as it was."""

@@ -189,7 +189,7 @@ def test_jobs_begun_after_one_that_fails_fail_with_it():
 
 def test_a_call_that_fails_ends_its_job(monkeypatch):
     monkeypatch.setattr("adjoint.distributed.engine.PATIENCE", 0.01)
-    job = Job("nothing", lambda: None, ())
+    job = Job("nothing", lambda: None, (), Signals())
     job.abandon()
     with pytest.raises(Abandoned):
         job.until(lambda: False)
@@ -226,6 +226,7 @@ def test_a_world_of_one_rank_has_no_thread():
     assert engine.call("nothing", lambda: threading.current_thread()) is threading.current_thread() and engine._thread is None
 
 
+@pytest.mark.alone
 def test_communication_hides_behind_device_like_compute():
     """8 slices slept, a bucket after each, 4/5 of that time on the link: little more than the compute alone (0.125 + 0.0125 s)."""
     compute, slices, size = 0.2, 8, 100_000

@@ -19,6 +19,7 @@ def test_compiled_steps_with_sums_beside_them_end_as_one_process(runtime, n, fig
     figure.equal(max(worst), 0.0, abs=1e-10)
 
 
+@pytest.mark.alone
 @worlds.one_runtime
 def test_sums_are_hidden_behind_device_like_compute(runtime):
     status, output = worlds.run(runtime.ranks(2, RANKS, "overlaps"))

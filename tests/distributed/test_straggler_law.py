@@ -44,6 +44,7 @@ def measured(name, draws):
     return found, late, min(tolerance, WIDEST)
 
 
+@pytest.mark.alone
 @pytest.mark.mission(62)
 @pytest.mark.mission(63)
 @pytest.mark.mission(64)
@@ -59,6 +60,7 @@ def test_a_step_takes_as_long_as_the_slowest_that_it_waits_for(name, figure):
         assert (found >= policy.waits(draws)).all()
 
 
+@pytest.mark.alone
 @pytest.mark.mission(65)
 def test_backup_workers_that_are_not_cancelled_lose_a_fifth_of_the_gain(figure):
     """Of what 6 of 8 saves beside all 8, a fifth is lost where the late two finish what they began."""

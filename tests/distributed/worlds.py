@@ -91,12 +91,9 @@ one_runtime = pytest.mark.parametrize("runtime", _parameters(RUNTIMES[:1]))     
 
 
 def environment(**more):
-    """One thread a rank, this tree's package, byte code as an installed package has it."""
-    found = {**os.environ, "PYTHONPATH": str(ROOT), "ADJOINT_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    """One thread a rank, this tree's package."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "ADJOINT_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
              "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **more}
-    if found.pop("PYTHONDONTWRITEBYTECODE", None):
-        found["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cache" / "byte_code")
-    return found
 
 
 @contextlib.contextmanager

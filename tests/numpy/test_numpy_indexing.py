@@ -109,7 +109,7 @@ TABLE = np.arange(12.0).reshape(3, 4)
     lambda x, i: x[i][None],
     lambda x, i: x[..., i], lambda x, i: x[np.stack([i, i + 1])], lambda x, i: x[1:, i, None], lambda x, i: x[np.stack([i, -i]), ::2],
     lambda x, i: np.take(x, i, axis=1), lambda x, i: ad.numpy.take(TABLE, i, axis=0), lambda x, i: ad.numpy.asarray(TABLE)[i, i],
-], ids=str)
+])
 def test_traced_index(function: Any) -> None:
     graph = trace_graph(lambda x, i: [function(x, i)], [ad.core.aval.aval_of(TABLE), ad.core.aval.aval_of(1)]).check()
     for i in (0, 1):
