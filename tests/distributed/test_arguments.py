@@ -102,6 +102,7 @@ REFUSED = {                             # what is wrong: (the call, the error, w
     "parallel over a class": (lambda: dist.DataParallel(dist.Alone), ConfigError, "DataParallel: found Alone, expected the world"),
     "half a shard": (lambda: dist.DataParallel(ALONE, exact_reduce=True, shards=0.5), ConfigError, r"shards is 0\.5"),
     "a timeline that is true": (lambda: dist.DataParallel(ALONE, timeline=True), ConfigError, "timeline is True, expected a path"),
+    "a server's timeline": (lambda: dist.ParameterServer(ALONE, timeline=1), ConfigError, "Server: timeline is 1, expected a path"),
     "no update": (lambda: dist.DataParallel(ALONE).make_step(len, object()), ConfigError, "optimizer is <object.*, expected an Optimizer"),
     "a message of text": (lambda: dist.DataParallel(ALONE).tell("text"), ConfigError, "tell: found str, expected bytes"),
     "told by nobody": (lambda: dist.DataParallel(ALONE).agree(LAYER, (), source=1), ConfigError, "source is 1, expected .* from 0 to 0"),
