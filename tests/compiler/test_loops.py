@@ -310,7 +310,7 @@ def test_a_check_inside_a_loop_stops_before_the_commit_point():
     assert fast(held, np.array([0]).repeat(4), np.array([10]).repeat(4)).tolist() == (before + 4 * before[0]).tolist()
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 3), (2, 200)])
+@pytest.mark.parametrize(("count", "size"), [(1, 3), (1, 100), (2, 100), (2, 200)])
 def test_an_endless_loop_can_be_interrupted(count, size):
     """Ctrl-C inside a while that never ends, on one thread and on two: KeyboardInterrupt, the donated array as it was."""
     forever = ad.compile(lambda x, stop: ad.while_loop(lambda c: c[0, 0] < stop, lambda c: np.tanh(c @ c) * 0.5, x), donate=0)
