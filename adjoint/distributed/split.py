@@ -6,6 +6,7 @@ its own. Invariant: the pair is the function of the two whole layers, to roundin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,17 +14,21 @@ import numpy as np
 
 from ..compiler.compile import compile
 from ..errors import ConfigError, ShapeError, explain
+from ..nn.dropout import Dropout, dropout
 from ..nn.layers import Linear
-from ..nn.module import Module
+from ..nn.modes import absorb, trainable, training
+from ..nn.module import Module, parameter_names
 from ..optim import Optimizer, apply_updates
 from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad
+from ..transforms.taps import collect_taps
 from ..tree import Structure, flatten
 from .checks import flag, function_of, world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
 from .schedules import bounds
-from .values import all_reduce, per_rank
+from .sync_norm import replaced
+from .values import all_reduce, is_varying, per_rank
 
 
 class _Split(Module):
@@ -160,10 +165,13 @@ def _varying(s: Structure, flag: bool) -> list[bool]:
 
 
 def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *, compiled: bool = True) -> Callable:
-    """step(model, state, x, y) -> (model, state, loss) of a model with split layers: gradient, sums over the ranks and update in one call.
+    """step(model, state, x, y, key=None) -> (model, state, loss) of a model with split layers: gradient, sums and update in one call.
 
-    loss(model(x), y) is a number; x, y: the whole batch, the same on every rank. Model and state are donated if compiled. The optimizer
-    sees the rank's parts only: rules that treat elements alone (SGD, Adam, ...) are exact, a norm over all parameters is not.
+    loss(model(x), y) is a number, of the model in training mode (nn.training); x, y: the whole batch, and key: int64 [2] for layers that
+    draw random numbers, the same on every rank. Model and state are donated if compiled. The optimizer sees the rank's parts only: rules
+    that treat elements alone (SGD, Adam, ...) are exact, a norm over all parameters is not.
+    nn.Dropout draws what it draws in one process, but between a ColumnLinear and a RowLinear: there every rank draws others for its own
+    features. Raises: ConfigError if batch norm stands between the two, where its running values would differ from rank to rank.
 
     >>> from adjoint import nn, optim
     >>> from adjoint.distributed.threads import run_threads
@@ -183,10 +191,33 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     world_of("make_split_step", world)
     flag("make_split_step", "compiled", compiled)
 
-    def step(model: Any, state: Any, x: Any, y: Any) -> tuple:
+    def step(model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         function_of("a split step", "the model", model, remedy="Give a Module with split layers, which is called with examples.")
-        objective = value_and_grad(lambda model, x, y: loss(model(x), y))
-        value, gradients = per_rank(objective, world, varying=(varying_leaves(model), False, False))(model, x, y)
+        types = (varying_leaves(model), False, False, False)
+        value, gradients, model = per_rank(functools.partial(_objective, loss, world), world, varying=types)(model, x, y, key)
         updates, new_state = optimizer.update(gradients, state, model)
         return apply_updates(model, updates), new_state, value
     return compile(step, donate=(0, 1)) if compiled else step
+
+
+def _objective(loss: Callable, world: Communicator, model: Any, x: Any, y: Any, key: Any) -> tuple:
+    """(loss, gradients, the model with its new statistics), inside of per_rank; gradients are None at buffers."""
+    own = lambda layer: _SplitDropout(layer, world) if type(layer) is Dropout else layer
+    (value, gradients), taps = collect_taps(value_and_grad(lambda model: loss(replaced(training(model, key), own)(x), y)))(model)
+    moved = absorb(model, taps)
+    for name, new, old in zip(parameter_names(model), flatten(moved)[0], flatten(model)[0], strict=True):
+        if is_varying(new, world) and not is_varying(old, world):
+            raise ConfigError(explain(f"a split step: {name} would differ from rank to rank, whose features are other ones.",
+                                      remedy="Put batch norm before the ColumnLinear, or after the RowLinear."))
+    return value, trainable(model, gradients), moved
+
+
+class _SplitDropout(Module):
+    """A Dropout in training mode: of features that are a rank's own, every rank leaves out others."""
+
+    layer: Dropout
+    world: Communicator
+
+    def __call__(self, x: Any) -> Any:
+        p, key = self.layer.p, self.layer.key
+        return self.layer(x) if key is None or not is_varying(x, self.world) else dropout(x, p, key + np.array([0, self.world.rank]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,18 +81,28 @@ def synchronized(model: Any, world: Communicator) -> Any:
     >>> [type(layer).__name__ for layer in synchronized(nn.Sequential(nn.BatchNorm1d(2), nn.Flatten()), Alone()).layers]
     ['SyncBatchNorm', 'Flatten']
     """
-    if type(model) in _RANKS:
-        return SyncBatchNorm(model, world)
-    if isinstance(model, dict):
-        return {name: synchronized(part, world) for name, part in model.items()}
-    if isinstance(model, (list, tuple)):
-        parts = [synchronized(part, world) for part in model]
-        return type(model)(*parts) if hasattr(model, "_fields") else type(model)(parts)
-    if not is_module(model):
-        return model
-    made = object.__new__(type(model))
-    for field in dataclasses.fields(model):
-        object.__setattr__(made, field.name, synchronized(getattr(model, field.name), world))
+    return replaced(model, lambda layer: SyncBatchNorm(layer, world) if type(layer) in _RANKS else layer)
+
+
+def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """The model with change(layer) in the place of every layer that it changes.
+
+    >>> from adjoint import nn
+    >>> replaced([nn.Flatten(), np.tanh], lambda layer: nn.gelu if isinstance(layer, nn.Flatten) else layer) == [nn.gelu, np.tanh]
+    True
+    """
+    if (made := change(tree)) is not tree:
+        return made
+    if isinstance(tree, dict):
+        return {name: replaced(part, change) for name, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        parts = [replaced(part, change) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if not is_module(tree):
+        return tree
+    made = object.__new__(type(tree))
+    for field in dataclasses.fields(tree):
+        object.__setattr__(made, field.name, replaced(getattr(tree, field.name), change))
     return made
 
 
