@@ -40,6 +40,20 @@ def test_an_interrupt_between_the_pieces_of_a_long_step_is_seen_behind_it(rng):
     raise AssertionError(f"only {stopped} calls were interrupted")
 
 
+def test_a_loop_of_short_split_steps_looks_by_itself():
+    """On one thread nobody waits at a barrier, and no step is long enough to look: the loop does, or goes on for 100,000 passes."""
+    counts = ad.compile(lambda x, stop: ad.while_loop(lambda c: c[0, 0] < stop, lambda c: c + 1.0, x), donate=0)
+    with ad.threads(1):
+        held = counts(np.zeros((300, 300)), 1.0)
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            counts(held, 1e5)
+            signal.pause()
+        timer.join(10)
+    assert (held == 1.0).all()
+
+
 def passes_between_looks(body, x):
     """The powers of two after which the loop looks, less one, as its code has them (1 is also said to tell odd passes from even)."""
     compiled = ad.compile(lambda x: ad.fori_loop(0, 9, body, x))
