@@ -23,7 +23,8 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
 
     Every element becomes round(x 2^s) in int64, s from the largest magnitude among all parts of all ranks, so that `count` of them cannot
     overflow; integers are added, and the sum is rounded once to the parts' dtype. Error: at most count 2^-(62 - log2 count) of that
-    magnitude, below float64's own for float32 parts. An infinity or NaN anywhere makes every element of the sum NaN.
+    magnitude, below float64's own for float32 parts. An infinity or NaN anywhere makes every element of the sum NaN; a sum beyond the
+    dtype's largest number is infinite. Integer parts are added as they are, and wrap as NumPy's.
     Cost: 8 bytes an element on the wire. Source: Demmel and Nguyen, Fast reproducible floating-point summation, ARITH 2013 (the idea).
 
     >>> from adjoint.distributed.communicator import Alone
@@ -40,15 +41,19 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
     if not 0 < len(parts) <= count:
         raise ConfigError(explain(f"exact_sum: {len(parts)} parts on rank {communicator.rank}, {count} on all ranks together.",
                                   remedy="Every rank gives at least one; count is the number of all."))
+    dtype, shape = parts[0].dtype, parts[0].shape
+    total = np.zeros(shape, np.int64)
+    if dtype.kind in "iu":
+        for x in parts:
+            total += x.astype(np.int64)                 # uint64 too: sums are the same modulo 2^64
+        return all_reduce_in_place(total, communicator).astype(dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         largest = np.array([max([np.max(np.abs(x), initial=0.0) for x in parts], default=0.0)], np.float64)
         all_reduce_in_place(largest, communicator, combine=np.maximum)
-    dtype, shape = parts[0].dtype, parts[0].shape
-    if not np.isfinite(largest[0]):
-        return np.full(shape, np.nan, dtype)
-    exponent = WIDTH - int(count).bit_length() - int(np.frexp(largest[0])[1])
-    total = np.zeros(shape, np.int64)
-    for x in parts:
-        total += np.rint(np.ldexp(x.astype(np.float64), exponent)).astype(np.int64)
-    all_reduce_in_place(total, communicator)
-    return np.ldexp(total.astype(np.float64), -exponent).astype(dtype)
+        if not np.isfinite(largest[0]):
+            return np.full(shape, np.nan, dtype)
+        exponent = WIDTH - int(count).bit_length() - int(np.frexp(largest[0])[1])
+        for x in parts:
+            total += np.rint(np.ldexp(x.astype(np.float64), exponent)).astype(np.int64)
+        all_reduce_in_place(total, communicator)
+        return np.ldexp(total.astype(np.float64), -exponent).astype(dtype)
