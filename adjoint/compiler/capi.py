@@ -24,7 +24,7 @@ _PYTHON = (
     "PyTuple_New", "PyTuple_Size", "PyTuple_GetItem", "PyList_Size", "PyList_GetItem", "PyDict_Size",
     "PyDict_GetItemWithError", "PyObject_GetAttr", "PyObject_GenericSetAttr", "PyUnicode_Compare", "PyTuple_SetItem",
     "PyList_New", "PyList_SetItem", "PyDict_New", "PyDict_SetItem", "PyThread_acquire_lock", "PyThread_release_lock",
-    "PyThread_get_thread_ident",
+    "PyThread_acquire_lock_timed", "PyThread_get_thread_ident",
 )
 
 
@@ -45,6 +45,21 @@ class Layout:
 def address(function: object) -> int:
     """The address of a function that ctypes knows."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def held_lock() -> int:
+    """The address of a new lock that is taken, and that native code may release. Raises: MemoryError."""
+    allocate = ctypes.pythonapi.PyThread_allocate_lock
+    allocate.restype = ctypes.c_void_p
+    if not (lock := allocate()):
+        raise MemoryError
+    ctypes.pythonapi.PyThread_acquire_lock(ctypes.c_void_p(lock), 1)
+    return lock
+
+
+def free_lock(lock: int) -> None:
+    """Give a lock's memory back, once nobody uses it any more."""
+    ctypes.pythonapi.PyThread_free_lock(ctypes.c_void_p(lock))
 
 
 @cache

@@ -33,7 +33,10 @@ UNTIL_NEVER = 2**63 - 1
 CANCELLED = -1
 BUSY = -2                   # donated data is in use by another call
 
-# Signals: the flag that cancels, then a flag for every result that is finished.
+# Signals: the flag that cancels, the bell of a thread that waits for news, then a flag for every result that is finished.
+EVENTS = 8                  # how often it was rung
+PARKED = 16                 # 1 while a thread waits for it
+BELL = 24                   # a PyThread lock, held while nobody rings
 READY = LINE
 MOST_RESULTS = 4096
 

@@ -205,6 +205,29 @@ def _idle(c: Routine, machine: Machine, line: ir.Value, done: ir.Value, patience
             c.body.store(c.body.select(c.test("<", slept, long), long, spin), patience)
 
 
+def emit_bell(module: ir.Module) -> None:
+    """void adjoint_ring(words): something has happened to these words of a Signals; wakes the thread that waits for it, if one does.
+
+    i64 adjoint_await(words, seen, microseconds): wait until the bell has been rung more than `seen` times; how often it has.
+    """
+    c = Routine(module, "adjoint_ring", VOID, PTR)
+    words, = c.args
+    c.body.atomic_rmw("add", c.at(words, at.EVENTS), ONE, "seq_cst")
+    with c.when(c.test("!=", c.exchange(words, at.PARKED, 0)), likely=False):
+        c.call("PyThread_release_lock", VOID, c.get(words, at.BELL, PTR))
+    c.give()
+    c = Routine(module, "adjoint_await", I64, PTR, I64, I64)
+    words, seen, microseconds = c.args
+    bell, rung = c.get(words, at.BELL, PTR), c.variable(I32, 0)
+    c.exchange(words, at.PARKED, 1)
+    # Either the ringer sees PARKED and releases the lock, or this thread sees the new count.
+    with c.when(c.test("==", c.get(words, at.EVENTS, order="seq_cst"), seen)):
+        c.body.store(c.call("PyThread_acquire_lock_timed", I32, bell, microseconds, ir.Constant(I32, 0)), rung)
+    with c.when(c.test("==", c.body.zext(c.body.load(rung, typ=I32), I64))), c.when(c.test("==", c.exchange(words, at.PARKED, 0))):
+        c.call("PyThread_acquire_lock", I32, bell, ir.Constant(I32, 1))
+    c.give(c.get(words, at.EVENTS, order="seq_cst"))
+
+
 def emit_run(module: ir.Module, machine: Machine) -> None:
     """i64 adjoint_run(program, buffers, control, threads, release): one call of a program; the GIL is held before and after."""
     c = Routine(module, "adjoint_run", I64, PTR, PTR, PTR, I64, I64)
@@ -347,6 +370,7 @@ def emit_module(triple: str, layout: Layout | None) -> ir.Module:
     emit_learn(module)
     emit_prepare(module)
     emit_wake(module)
+    emit_bell(module)
     emit_run(module, machine)
     emit_run_for(module)
     clock = Routine(module, "adjoint_ticks", I64)
@@ -365,12 +389,14 @@ class Runtime:
         self.code = code
         self.state = code["adjoint_state"]
         self.entry = code["adjoint_entry"] if layout() is not None else 0
-        self.symbols = {name: code[name] for name in ("adjoint_poll", "adjoint_barrier")}
+        self.symbols = {name: code[name] for name in ("adjoint_poll", "adjoint_barrier", "adjoint_ring")}
         # PYFUNCTYPE: the GIL is held at the call, and an exception set by a signal handler is raised.
         self.run = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2)(code["adjoint_run_for"])
         self.worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(code["adjoint_worker"])
         self.wake = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2)(code["adjoint_wake"])
         self._ticks = ctypes.PYFUNCTYPE(ctypes.c_int64)(code["adjoint_ticks"])
+        self.ring = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(code["adjoint_ring"])
+        self.wait = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 2)(code["adjoint_await"])
         self.read = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(code["adjoint_read"])
         rate = self._ticks_per_second()
         self.put(at.SPIN_TICKS, int(rate * SPIN_SECONDS))
@@ -424,7 +450,7 @@ def compile_runtime() -> bytes:
 def runtime() -> Runtime:
     """The runtime of this process, made at the first compiled call."""
     exports = ["adjoint_state", "adjoint_poll", "adjoint_barrier", "adjoint_worker", "adjoint_wake",
-               "adjoint_run_for", "adjoint_ticks", "adjoint_read"]
+               "adjoint_run_for", "adjoint_ticks", "adjoint_read", "adjoint_ring", "adjoint_await"]
     name = cache_files.key("runtime", repr(layout()))
     image = cache_files.fetch(name)
     if image is None:

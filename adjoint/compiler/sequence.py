@@ -109,6 +109,7 @@ class ProgramWriter:
         self.out = Writer(text, "program", "i64", "ptr %buffers, i64 %thread, i64 %threads, ptr %control", linkage="")
         self.barrier = text.declare("adjoint_barrier", "i64", "ptr, i64")
         self.poll = text.declare("adjoint_poll", "i1", "ptr")
+        self.ring = text.declare("adjoint_ring", "void", "ptr")
         self.table, self.late, self.stop = "%buffers", False, ""
 
     def write(self) -> None:
@@ -248,6 +249,7 @@ class ProgramWriter:
             for output in outputs:
                 place = self.out.op(f"getelementptr i8, ptr {self.words}, i64 {at.READY + 8 * output}")
                 self.out.do(f"store atomic i64 1, ptr {place} release, align 8")
+            self.out.do(f"call void {self.ring}(ptr {self.words})")
         if outputs:
             self._on_first(store)
 

@@ -22,6 +22,7 @@ import numpy as np
 from .. import settings
 from ..errors import ConfigError, explain
 from . import control as at
+from .capi import held_lock
 from .runtime import runtime
 
 _chosen: list[int] = []         # what the user asked for, if anything
@@ -133,18 +134,12 @@ class _Pool:
 
     def grow(self, workers: int) -> None:
         """Start workers until there are `workers` of them; stops early where the system gives no more threads."""
-        allocate = ctypes.pythonapi.PyThread_allocate_lock
-        allocate.restype = ctypes.c_void_p
         for index in range(self.word(at.POOL_STARTED).value + 1, workers + 1):
-            lock = allocate()
-            if not lock:
-                return
-            ctypes.pythonapi.PyThread_acquire_lock(ctypes.c_void_p(lock), 1)
-            self.word(at.WORKER * index + at.WORKER_LOCK).value = lock
             try:
+                self.word(at.WORKER * index + at.WORKER_LOCK).value = held_lock()
                 # The thread's function is the foreign function itself: no Python frame, so no trace hook can stop it.
                 _thread.start_new_thread(runtime().worker, (self.address, index))
-            except RuntimeError:
+            except (RuntimeError, MemoryError):
                 return
             self.word(at.POOL_STARTED).value = index
 

@@ -55,8 +55,8 @@ class Communicator(Protocol):
         """The bytes of the next letter of a rank, however many; waits until it is there."""
         ...
 
-    def flush(self) -> None:
-        """Wait until all that was posted has left: before this rank stops looking after its mail."""
+    def flush(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """Wait until all that was posted has left: before this rank stops looking after its mail. meanwhile: called again and again."""
         ...
 
     def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:
@@ -90,7 +90,7 @@ class Alone:
     def collect(self, source: int) -> np.ndarray:
         raise self._nobody(source)
 
-    def flush(self) -> None:
+    def flush(self, meanwhile: Callable[[], None] | None = None) -> None:
         return None
 
     def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:

@@ -27,7 +27,7 @@ from .communicator import Communicator
 from .status import enter, leave
 from .timeline import Timeline
 
-FIRST_PAUSE, LONGEST_PAUSE = 1e-4, 1e-3         # seconds between looks whether a bucket is finished: ever longer, up to this
+LONGEST_SLEEP = 1.0     # seconds without news of the call after which its thread looks by itself
 SPINS = 20                                      # looks without a pause inside an exchange: the cores belong to the computation
 CHUNK = 2 ** 20         # bytes added up at a time where calls ask between sums: so long may a question have to wait
 PATIENCE = 5.0                                  # seconds that a failed call waits for its sums to end
@@ -38,12 +38,12 @@ class Abandoned(Exception):
 
 
 class Job:
-    """Something that the communication thread does. `what` says what is under way, for errors."""
+    """Something that the communication thread does. `what` says what is under way, for errors; signals: of the call that it follows."""
 
-    def __init__(self, what: str, function: Callable, arguments: Sequence[Any], failing: Callable[[], None] | None = None):
-        self.what, self._function, self._arguments, self._failing = what, function, arguments, failing
+    def __init__(self, what: str, function: Callable, arguments: Sequence[Any], signals: Signals | None = None):
+        self.what, self._function, self._arguments, self._signals = what, function, arguments, signals
         self._done, self._abandoned, self.returned = threading.Event(), threading.Event(), threading.Event()
-        self._requests: queue.SimpleQueue[Job | None] = queue.SimpleQueue()         # of the call that this job follows; None: wake up
+        self._requests: queue.SimpleQueue[Job] = queue.SimpleQueue()                # of the call that this job follows
         self._request: Job | None = None                    # the one that is looked after now
         self._result: Any = None
         self.error: BaseException | None = None
@@ -57,9 +57,9 @@ class Job:
             self.error.__cause__ = error
         except BaseException as error:                      # of any kind: the main thread waits
             self.error = error
-        if self.error is not None and self._failing is not None and not isinstance(self.error, Abandoned):
-            self._failing()
-        self._function = self._failing = None               # they may hold the engine, which ends its thread when nobody holds it
+        if self.error is not None and self._signals is not None and not isinstance(self.error, Abandoned):
+            self._signals.cancel()
+        self._function = None                               # it may hold the engine, which ends its thread when nobody holds it
         self._done.set()
         self._refuse()
 
@@ -84,6 +84,7 @@ class Job:
         """
         request = Job(what, function, arguments)
         self._requests.put(request)
+        self._signals.ring()
         if self._done.is_set():
             self._refuse()
         return request.wait()
@@ -91,31 +92,29 @@ class Job:
     def end(self) -> None:
         """The call has returned: it asks for nothing more, and everything is finished."""
         self.returned.set()
-        self._requests.put(None)
+        self._signals.ring()
 
     def abandon(self) -> None:
         """What this job waits for will not come: it ends once it has done what had come. Waits for that, but not forever."""
         self._abandoned.set()
-        self._requests.put(None)
+        self._signals.ring()
         self._done.wait(PATIENCE)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, or until the call asks something; asleep between looks. Raises Abandoned."""
-        pause = FIRST_PAUSE
+        """Wait for a condition, or until the call asks something; asleep until there is news of it. Raises Abandoned."""
+        seen = self._signals.events
         while True:
             abandoned = self._abandoned.is_set()            # before the look: ranks whose calls fail alike do the same before they end
             if self.asked() or condition():
                 return
             if abandoned:
                 raise Abandoned
-            with contextlib.suppress(queue.Empty):
-                self._request = self._requests.get(timeout=pause)
-            pause = min(1.5 * pause, LONGEST_PAUSE)
+            seen = self._signals.wait(seen, LONGEST_SLEEP)
 
     def asked(self) -> bool:
         """Whether the call asks something, and waits."""
         with contextlib.suppress(queue.Empty):
-            while self._request is None:
+            if self._request is None:
                 self._request = self._requests.get_nowait()
         return self._request is not None
 
@@ -160,9 +159,9 @@ class Engine:
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def start(self, what: str, function: Callable, *arguments: Any, failing: Callable[[], None] | None = None) -> Job:
-        """Let the thread call function(*arguments) after all that was started before. failing: called in the thread if it fails."""
-        return self._submit(Job(what, function, arguments, failing))
+    def start(self, what: str, function: Callable, *arguments: Any) -> Job:
+        """Let the thread call function(*arguments) after all that was started before."""
+        return self._submit(Job(what, function, arguments))
 
     def _submit(self, job: Job) -> Job:
         if self.communicator.size == 1:
@@ -204,7 +203,7 @@ class Engine:
         """
         signals.reset()
         follow = lambda: self._sum_results(job, signals, name, before, more, asks)          # before the thread can ask for the job
-        job = Job("", follow, (), signals.cancel)
+        job = Job("", follow, (), signals)
         return self._submit(job)
 
     def _sum_results(self, job: Job, signals: Signals, name: Callable[[int], str], before: Callable | None,

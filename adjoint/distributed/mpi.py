@@ -21,7 +21,8 @@ from .mpi_mail import pieces as _pieces
 
 SPINS = 2000            # looks without a pause
 SPINS_ALONE = 20        # of these, looks before the core is offered to others between two: there may be more ranks than cores
-PAUSE = 50e-6           # seconds between later looks
+PAUSE, LONGEST_PAUSE = 50e-6, 300e-6        # seconds between later looks: SHARE of the time that was waited already, in these limits
+SHARE = 0.02
 _give_way = getattr(os, "sched_yield", lambda: time.sleep(0.0))
 SECONDS = 600.0         # deadline of an exchange
 
@@ -105,13 +106,14 @@ class MpiCommunicator(Mail, Blocks):
                 return
             if look >= SPINS_ALONE:
                 _give_way()
-        deadline = time.monotonic() + self.seconds
+        began = time.monotonic()
         while not self._all_done(requests):
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > self.seconds:
                 late = sorted({other for request, other in zip(requests, others, strict=True) if not request.Get_status()})
                 if not late:
                     continue
                 raise CommunicationError(explain(
                     f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {', '.join(map(str, late))}, in exchange "
                     f"{self.counts.rounds}.", remedy="See what that rank is doing: it has not entered this exchange, or it has died."))
-            time.sleep(PAUSE)
+            time.sleep(min(max(PAUSE, SHARE * waited), LONGEST_PAUSE))

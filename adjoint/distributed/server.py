@@ -150,7 +150,13 @@ class Server:
             self.clocks[worker] += 1
         self._release()
         if self.staleness is None:
-            self.communicator.flush()               # they wait for it, so this ends; then the step may be this rank's last
+            self.communicator.flush(self._answer_late)      # they wait for it, so this ends; then the step may be this rank's last
+
+    def _answer_late(self) -> None:
+        """Let a worker that has just abandoned its gradient have the model too."""
+        if self.communicator.arrived(self.workers, 0.0) is not None:
+            self._take(self.workers)
+            self._release()
 
     def _release(self) -> None:
         """Send the newest model to the workers that may have it."""

@@ -81,7 +81,7 @@ class ThreadCommunicator:
         self.counts.note(None, source, message)
         return message
 
-    def flush(self) -> None:
+    def flush(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Nothing: what is sent is there at once."""
 
     def arrived(self, sources: Collection[int], seconds: float | None = None) -> int | None:

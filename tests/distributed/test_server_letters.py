@@ -188,7 +188,7 @@ class Scripted:
     def post(self, letter, to):
         self.posted.append((to, Note(*letter[:HEAD].view(np.float64))))
 
-    def flush(self):
+    def flush(self, meanwhile=None):
         self.flushed += 1
 
 

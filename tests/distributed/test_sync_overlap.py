@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from adjoint import nn, optim, train
+from adjoint.compiler.control import READY
+from adjoint.compiler.signals import Signals
 from adjoint.distributed import Alone, DataParallel, run_threads
 from adjoint.distributed.engine import Engine, Job
 from adjoint.distributed.sync_norm import synchronized
@@ -168,38 +170,31 @@ def test_a_call_that_fails_on_one_rank_ends_the_others():
 # ------------------------------------------------------------------------------------------------ jobs alone
 
 
-class Script:
+class Script(Signals):
     """Signals of a call that is played by a thread: its results are finished when it says so."""
 
-    def __init__(self, count):
-        self.arrays, self.flags, self.outputs = [np.full(3, k + 1.0) for k in range(count)], [False] * count, ()
-
-    def reset(self):
-        self.outputs = ()
-
-    def finished(self, number):
-        return self.flags[number]
-
-    def cancel(self):
-        self.outputs = ()
+    def finish(self, number):
+        self.words[READY // 8 + number] = 1
+        self.ring()
 
 
 def played(c, events, pauses):
     """What the communication thread did, for a call of these events: ("finish", k) and ("ask", j)."""
-    engine, script, found = Engine(c), Script(sum(kind == "finish" for kind, _ in events)), []
+    engine, script, found = Engine(c), Script(), []
+    arrays = [np.full(3, k + 1.0) for k in range(sum(kind == "finish" for kind, _ in events))]
     add_up = engine.add_up
     engine.add_up = lambda array, name: (found.append(name), add_up(array, name))
     job = engine.sum_results(script, str, asks=True)
-    script.outputs = tuple(script.arrays)
+    script.begin(arrays)
     for (kind, number), pause in zip(events, pauses, strict=True):
         time.sleep(pause)
         if kind == "finish":
-            script.flags[number] = True
+            script.finish(number)
         else:
             assert job.ask("a question", lambda number=number: found.append(f"ask {number}") or number) == number
     job.end()
     job.wait()
-    assert all((array == (k + 1.0) * c.size).all() for k, array in enumerate(script.arrays))
+    assert all((array == (k + 1.0) * c.size).all() for k, array in enumerate(arrays))
     return found
 
 
@@ -235,7 +230,7 @@ def test_a_rank_that_asks_less_is_told():
 
 def test_who_asks_a_job_that_has_ended_or_ends_gets_its_error():
     for begin in (0.0, 0.05):
-        job = Job("", lambda: (time.sleep(0.1), 1 / 0), ())
+        job = Job("", lambda: (time.sleep(0.1), 1 / 0), (), Signals())
         thread = threading.Thread(target=job.run)
         thread.start()
         time.sleep(begin)
@@ -244,7 +239,7 @@ def test_who_asks_a_job_that_has_ended_or_ends_gets_its_error():
         thread.join(10)
         with pytest.raises(ZeroDivisionError):
             job.ask("a question too late", lambda: None)
-    failed = Job("", lambda: None, ())
+    failed = Job("", lambda: None, (), Signals())
     failed.fail(KeyError("earlier"))
     with pytest.raises(KeyError, match="earlier"):
         failed.ask("a question", lambda: None)
@@ -253,7 +248,7 @@ def test_who_asks_a_job_that_has_ended_or_ends_gets_its_error():
 def test_a_question_that_fails_ends_the_job_with_its_words():
     def raises():
         raise CommunicationError("no answer")
-    job = Job("a sum", lambda: job.answer(), ())
+    job = Job("a sum", lambda: job.answer(), (), Signals())
     thread = threading.Thread(target=job.run)
     thread.start()
     with pytest.raises(CommunicationError, match=r"^a question: no answer\n  at .*test_sync_overlap.py:\d+$"):
