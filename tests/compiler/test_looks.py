@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -41,17 +42,17 @@ def test_an_interrupt_between_the_pieces_of_a_long_step_is_seen_behind_it(rng):
 
 
 def test_a_loop_of_short_split_steps_looks_by_itself():
-    """On one thread nobody waits at a barrier, and no step is long enough to look: the loop does, or goes on for 100,000 passes."""
+    """On one thread nobody waits at a barrier, and no step is long enough to look: the loop does, or goes on for half a minute."""
     counts = ad.compile(lambda x, stop: ad.while_loop(lambda c: c[0, 0] < stop, lambda c: c + 1.0, x), donate=0)
     with ad.threads(1):
         held = counts(np.zeros((300, 300)), 1.0)
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer, begin = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)), time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             timer.start()
-            counts(held, 1e5)
+            counts(held, 4e5)
             signal.pause()
         timer.join(10)
-    assert (held == 1.0).all()
+    assert (held == 1.0).all() and time.monotonic() - begin < 10
 
 
 def passes_between_looks(body, x):
