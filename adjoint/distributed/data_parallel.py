@@ -239,21 +239,24 @@ class DataParallel:
     def settle(self, model: Any, state: Any, loss: float = 0.0) -> tuple[Any, Any, float]:
         """What was given, once it is seen that all ranks hold the same: fit calls it after every epoch.
 
-        Raises CommunicationError on every rank if the size of an array differs by more than APART: after every step they are the same, so
-        an optimizer is not the one of the other ranks, or a rank has changed its model by itself.
+        Raises CommunicationError on every rank if the size of an array differs by more than APART, or is finite on some ranks only: after
+        every step they are the same, so an optimizer is not the one of the other ranks, or a rank has changed its model by itself.
 
         >>> from adjoint.distributed.threads import run_threads
         >>> run_threads(2, lambda c: DataParallel(c).settle(np.ones(2), (), 0.5))[1]
         (array([1., 1.]), (), 0.5)
         """
         if self.communicator.size > 1:
-            own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten((model, state))[0]])
+            with np.errstate(over="ignore"):
+                own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten((model, state))[0]])
+            own[np.isnan(own)] = np.inf                 # a maximum with NaN would hide what the others have
             extremes = lambda: all_reduce_in_place(np.stack([own, -own]), self.communicator, combine=np.maximum)
             most, least = self._call("comparing the models of all ranks", extremes)
             for name, high, low in zip(paths({"model": model, "optimizer": state}), most, -least, strict=True):
-                if high - low > APART * high:
+                if low < high and (high == np.inf or high - low > APART * high):
+                    or_nan = " or NaN" if high == np.inf else ""
                     raise CommunicationError(explain(
-                        f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}.",
+                        f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}{or_nan}.",
                         remedy="Give every rank the same optimizer, rates too, and change a model only by steps that all ranks take."))
         return model, state, loss
 

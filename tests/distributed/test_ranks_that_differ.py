@@ -34,3 +34,14 @@ def test_how_far_ranks_may_be_apart():
         run_threads(2, lambda c: program(c, 1e-3), seconds=20)
     with pytest.raises(CommunicationError, match=r"\|optimizer\.count\| is from 3 to 4"):
         run_threads(2, lambda c: DataParallel(c).settle(np.ones(2), {"count": 3 + c.rank}), seconds=20)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, np.finfo(np.float64).max])
+def test_a_model_that_is_not_finite_on_some_ranks(bad):
+    """The largest number twice: a sum beyond it. What is so on every rank passes: ranks that all have it do not differ."""
+    def program(c, where):
+        return DataParallel(c).settle({"w": np.full(2, bad if c.rank in where else 1.0)}, ())[2]
+    for where in ((0,), (1,), (0, 2)):
+        with pytest.raises(CommunicationError, match=r"\|model\.w\| is from 2 to inf or NaN"):
+            run_threads(3, lambda c, where=where: program(c, where), seconds=20)
+    assert run_threads(3, lambda c: program(c, (0, 1, 2)), seconds=20) == [0.0] * 3
