@@ -1,5 +1,6 @@
 """The probe by a made clock, and an all-reduce of the library's own that leaves other bits on other ranks."""
 
+import sys
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from adjoint.distributed import Alone, DataParallel, run_threads, schedules
 from adjoint.distributed.collectives import carry_out
-from adjoint.distributed.probe import BATCHES, MOST, probe, timed
+from adjoint.distributed.probe import BATCHES, MOST, probe, slowest, timed
 
 
 @pytest.mark.parametrize("seconds, calls", [(0.5, 1), (2.0, 2), (3.0, 1 + BATCHES), (4.0, 1 + BATCHES), (10.0, 1 + 3 * BATCHES),
@@ -44,6 +45,19 @@ def test_the_librarys_own_sum_is_a_candidate_if_all_ranks_get_the_same_bits(same
     found, other = run_threads(2, program, seconds=60.0)
     assert found == other and ("mpi" in found) == same and len(found["ring"]) > 1
     assert all(size < larger for (size, _), (larger, _) in zip(found["ring"], found["ring"][1:], strict=False))
+
+
+def test_lines_of_small_and_of_large_messages(monkeypatch):
+    """By a made law: a microsecond and 1 GB/s up to 8 KiB, five and 2 GB/s beyond; in a round messages go both ways, which takes twice."""
+    def made(c, call, seconds):
+        before = c.counts.bytes_sent + c.counts.bytes_received
+        call()
+        moved = c.counts.bytes_sent + c.counts.bytes_received - before
+        return slowest(c, 1e-6 + moved / 1e9 if moved <= 8192 else 5e-6 + moved / 2e9)
+    monkeypatch.setattr(sys.modules["adjoint.distributed.probe"], "timed", made)
+    found = run_threads(2, lambda c: probe(c, seconds=3.0, keep=False), seconds=60.0)[1]
+    lines = [each for line in (found.eager, found.rendezvous, found.rounds) for each in (line.latency, line.bandwidth)]
+    assert lines == pytest.approx([1e-6, 1e9, 5e-6, 2e9, 5e-6, 1e9], rel=1e-3)
 
 
 def test_settling_returns_what_was_given_and_no_loss():
