@@ -25,7 +25,7 @@ SHORTEST, LONGEST = 50e-6, 300e-6   # seconds between later looks
 SHARE = 0.02                        # of the time already waited: what the next pause may be
 WATCH = 1e-3                        # seconds between the looks of a watcher beside a computation
 TAKEN = 4                           # messages that MPI takes in, at least, before a rank believes that there is no letter
-RUNG = 5e-3                         # seconds between looks where a bell rings for every letter
+RUNG = 20e-3                        # seconds between looks where a bell rings for every letter
 
 
 class Mail:
