@@ -190,15 +190,15 @@ class ParameterServer:
     def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
         """The sum over equal slices of range(examples) of the `width` numbers measure(rows), a slice on each rank, the same bits on all.
 
-        It comes after `settle`: no letter is under way then, nobody is late, and all ranks have one model, whatever the steps wait for.
-        But where ranks were asked to end, late ones have left the loop in an earlier step and would be waited for in vain: then, as all
+        It comes after `settle`: no letter is under way then, nobody is late, and all ranks have one model, however many the steps wait for.
+        Asynchronously every rank measures all rows: a worker whose turn did not come in an epoch does not wait in `settle`. And where ranks were asked to end, late ones have left the loop in an earlier step and would be waited for in vain: then, as all
         know since `settle`, whoever comes here measures all rows by itself.
 
         >>> from adjoint.distributed.threads import run_threads
         >>> run_threads(3, lambda c: ParameterServer(c).total(lambda rows: np.array([rows.stop - rows.start]), 5, 1))[0]
         array([5.])
         """
-        if (self.server or self.worker).signal:
+        if self.staleness is not None or (self.server or self.worker).signal:
             return measure(slice(0, examples))
         return all_reduce_in_place(measured(self.communicator, self.pieces, measure, examples, width), self.communicator).sum(axis=0)
 
