@@ -191,8 +191,9 @@ class ParameterServer:
         """The sum over equal slices of range(examples) of the `width` numbers measure(rows), a slice on each rank, the same bits on all.
 
         It comes after `settle`: no letter is under way then, nobody is late, and all ranks have one model, however many the steps wait for.
-        Asynchronously every rank measures all rows: a worker whose turn did not come in an epoch does not wait in `settle`. And where ranks were asked to end, late ones have left the loop in an earlier step and would be waited for in vain: then, as all
-        know since `settle`, whoever comes here measures all rows by itself.
+        Asynchronously every rank measures all rows: a worker whose turn did not come in an epoch does not wait in `settle`. So does whoever
+        comes here when ranks were asked to end, as all know since `settle`: late ones have left the loop in an earlier step, and would be
+        waited for in vain.
 
         >>> from adjoint.distributed.threads import run_threads
         >>> run_threads(3, lambda c: ParameterServer(c).total(lambda rows: np.array([rows.stop - rows.start]), 5, 1))[0]
