@@ -23,6 +23,11 @@ from .status import noted
 ALGORITHMS: dict[str, Callable[[int, int], Iterable[Round]]] = {
     "ring": schedules.ring, "recursive_doubling": schedules.recursive_doubling, "halving_doubling": schedules.halving_doubling,
     "tree": schedules.tree, "parameter_server": schedules.parameter_server}
+# What an all-reduce may combine with: each algorithm has an order of its own, so it must be associative (up to rounding) and commutative.
+COMBINES = (np.add, np.multiply, np.maximum, np.minimum, np.fmax, np.fmin, np.hypot, np.logaddexp, np.logaddexp2, np.gcd, np.lcm,
+            np.logical_and, np.logical_or, np.logical_xor, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
+_COMBINES = f"One of {', '.join(f'np.{each.__name__}' for each in COMBINES)}."
+NATIVELY = {np.add: "iufc", np.multiply: "iufc", np.maximum: "iuf", np.minimum: "iuf"}      # with kinds of dtypes: what every MPI has
 
 
 class Turn(NamedTuple):
@@ -111,27 +116,45 @@ def all_reduce_in_place(buffer: np.ndarray, communicator: Communicator, *, algor
 
     algorithm: one of ALGORITHMS, "hierarchical" (by hosts) or "mpi" (the library's own); "auto": the fastest by this world's profile
     (`adjoint probe`), without one recursive doubling up to profile.SMALL bytes, halving-doubling up to MIDDLE, a ring beyond.
-    combine: np.add, np.maximum, ... All ranks end with the same bits; these depend on the algorithm and on the number of ranks.
+    combine: np.add, np.maximum, ..., one of COMBINES; with one that MPI's library has not for this dtype "auto" takes the fastest of ours.
+    All ranks end with the same bits; these depend on the algorithm and on the number of ranks.
+    Raises: ConfigError for another algorithm or combine; ShapeError, DtypeError for a buffer that cannot be combined in place.
 
     >>> from adjoint.distributed.threads import run_threads
     >>> run_threads(3, lambda c: all_reduce_in_place(np.array([1.0, c.rank]), c))[2]
     array([3., 3.])
     """
     flat = _flat("all_reduce_in_place", buffer, communicator, adds=combine is np.add)
-    if not (isinstance(combine, np.ufunc) and combine.nin == 2 and combine.nout == 1):
-        raise ConfigError(explain(f"all_reduce_in_place: combine is {combine!r:.60}, expected a ufunc of two arrays.",
-                                  remedy="np.add, np.maximum, np.minimum or np.multiply."))
+    _check_combine(combine, flat)
+    native = hasattr(communicator, "all_reduce_natively")
+    natively = native and flat.dtype.kind in NATIVELY.get(combine, "")
     algorithm = algorithm if isinstance(algorithm, str) else repr(algorithm)
     if algorithm == "auto":
-        algorithm = chosen(flat.nbytes, communicator)
-    if algorithm == "mpi" and hasattr(communicator, "all_reduce_natively"):
+        algorithm = chosen(flat.nbytes, communicator, natively=natively)
+    if algorithm == "mpi" and natively:
         communicator.all_reduce_natively(flat, combine)
-        return buffer
-    if algorithm not in (*ALGORITHMS, "hierarchical"):
-        raise ConfigError(explain(f"all_reduce_in_place: algorithm is {algorithm!r:.60}.",
-                                  remedy=f"One of {', '.join(('auto', *ALGORITHMS))}."))
-    carry_out(schedule_of(algorithm, communicator), flat, communicator, combine)
+    elif algorithm in (*ALGORITHMS, "hierarchical"):
+        carry_out(schedule_of(algorithm, communicator), flat, communicator, combine)
+    else:
+        cannot = f", which has no {combine} of {flat.dtype}" if native and algorithm == "mpi" else ""
+        raise ConfigError(explain(f"all_reduce_in_place: algorithm is {algorithm!r:.60}{cannot}.",
+                                  remedy=f"Choose another algorithm: {', '.join(('auto', *ALGORITHMS))}."))
     return buffer
+
+
+def _check_combine(combine: np.ufunc, flat: np.ndarray) -> None:
+    """Refuse what would give another value by another algorithm, or none of this dtype."""
+    if not (isinstance(combine, np.ufunc) and combine.nin == 2 and combine.nout == 1):
+        raise ConfigError(explain(f"all_reduce_in_place: combine is {combine!r:.60}, expected a ufunc of two arrays.",
+                                  remedy=_COMBINES))
+    if combine not in COMBINES:
+        raise ConfigError(explain(f"all_reduce_in_place: combine is {combine}; ranks are combined in any order, so it must be associative "
+                                  "and commutative.", remedy=_COMBINES))
+    try:
+        combine(flat[:0], flat[:0], out=flat[:0])
+    except TypeError:
+        raise DtypeError(explain(f"all_reduce_in_place: {combine} of {flat.dtype} gives no {flat.dtype}.",
+                                 remedy="Convert the buffer, for instance x.astype(np.float64), or combine with another ufunc.")) from None
 
 
 @noted

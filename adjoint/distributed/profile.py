@@ -77,17 +77,18 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {name: functools.partial(_measured, cost, one_by_one if name == "parameter_server" else self.links())
                 for name, cost in COSTS.items()}
 
-    def table(self) -> Table:
+    def table(self, *, natively: bool = True) -> Table:
         """The fastest algorithm around every measured size; from one size to the next the border is their geometric mean, and far beyond
-        the last, if that is not a large one, DEFAULT holds.
+        the last, if that is not a large one, DEFAULT holds. natively: whether the library's own all-reduce is one of them.
 
         >>> line = Line(1e-6, 1e9)
         >>> timings = {"tree": [(100, 1.0), (10_000, 9.0)], "ring": [(100, 2.0), (10_000, 3.0)]}
         >>> Profile(VERSION, "threads", [0, 0], [], line, line, line, 1e9, 1e9, timings).table()[0]
         (1000, 'tree')
         """
-        sizes = sorted({size for pairs in self.timings.values() for size, _ in pairs})
-        best = [min((seconds, name) for name, pairs in self.timings.items() for at, seconds in pairs if at == size)[1] for size in sizes]
+        timings = {name: pairs for name, pairs in self.timings.items() if natively or name != "mpi"}
+        sizes = sorted({size for pairs in timings.values() for size, _ in pairs})
+        best = [min((seconds, name) for name, pairs in timings.items() for at, seconds in pairs if at == size)[1] for size in sizes]
         made: list[tuple[int, str]] = []
         for i, name in enumerate(best):
             limit = math.isqrt(sizes[i] * sizes[i + 1]) if i + 1 < len(sizes) else _LAST if sizes[i] >= MIDDLE else 2 * sizes[i]
@@ -162,9 +163,11 @@ def _fault(profile: Profile) -> str:
 # ------------------------------------------------------------------------------------------------ one choice for all ranks
 
 class Choice(NamedTuple):
-    """What the ranks of a world have agreed on: the table, and how many consecutive ranks each host has (1: not as many on each)."""
+    """What the ranks of a world have agreed on: the table; `ours`, that without the library's own all-reduce, which cannot combine
+    everything; and how many consecutive ranks each host has (1: not as many on each)."""
 
     table: Table
+    ours: Table
     local: int
 
 
@@ -172,7 +175,7 @@ _choices: weakref.WeakKeyDictionary[Communicator, Choice] = weakref.WeakKeyDicti
 
 
 def agreed(communicator: Communicator) -> Choice:
-    """The table of this world's profile where rank 0 has one, else DEFAULT, and the ranks of a host.
+    """The tables of this world's profile where rank 0 has one, else DEFAULT, and the ranks of a host.
 
     The first call on a communicator is a collective: hosts are told to rank 0, and its choice to all. Its messages are not counted.
 
@@ -186,8 +189,8 @@ def agreed(communicator: Communicator) -> Choice:
     return choice
 
 
-def chosen(size: int, communicator: Communicator) -> str:
-    """The algorithm for a buffer of so many bytes, the same on all ranks: see `agreed`.
+def chosen(size: int, communicator: Communicator, *, natively: bool = True) -> str:
+    """The algorithm for a buffer of so many bytes, the same on all ranks: see `agreed`. natively: whether the library's own can do it.
 
     >>> from adjoint.distributed import Alone
     >>> chosen(10 ** 9, Alone())
@@ -195,7 +198,8 @@ def chosen(size: int, communicator: Communicator) -> str:
     """
     if communicator.size == 1:
         return "ring"
-    return next(name for limit, name in agreed(communicator).table if size <= limit)
+    choice = agreed(communicator)
+    return next(name for limit, name in (choice.table if natively else choice.ours) if size <= limit)
 
 
 def forget(communicator: Communicator) -> None:
@@ -222,16 +226,16 @@ def kind_of(communicator: Communicator) -> str:
 
 def _agree(communicator: Communicator) -> Choice:
     names = host_names(communicator)
-    sent = np.zeros((_MOST + 1, 2), np.int64)
+    sent = np.zeros((2 * _MOST + 1, 2), np.int64)
     if communicator.rank == 0:
         profile = load(file_of(kind_of(communicator), names))
-        table = DEFAULT if profile is None else profile.table()
-        if any(name == "mpi" for _, name in table) and not hasattr(communicator, "all_reduce_natively"):
-            table = DEFAULT
-        sent[:len(table)] = [(limit, NAMES.index(name)) for limit, name in table]
-        sent[_MOST, 1] = local_ranks(names)
+        for start, natively in ((0, hasattr(communicator, "all_reduce_natively")), (_MOST, False)):
+            table = DEFAULT if profile is None else profile.table(natively=natively)
+            sent[start:start + len(table)] = [(limit, NAMES.index(name)) for limit, name in table]
+        sent[-1, 1] = local_ranks(names)
     _tell(communicator, sent)
-    return Choice(tuple((int(limit), NAMES[index]) for limit, index in sent if limit), int(sent[_MOST, 1]))
+    tables = (tuple((int(limit), NAMES[index]) for limit, index in part if limit) for part in (sent[:_MOST], sent[_MOST:-1]))
+    return Choice(*tables, int(sent[-1, 1]))
 
 
 def host_names(communicator: Communicator) -> list[bytes]:

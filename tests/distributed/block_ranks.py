@@ -2,11 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from adjoint.distributed import ALGORITHMS, profile, world
-from adjoint.distributed.collectives import all_gather_in_place, all_reduce_in_place, reduce_scatter_in_place
+from adjoint.distributed.collectives import all_gather_in_place, all_reduce_in_place, broadcast_in_place, reduce_scatter_in_place
 from adjoint.distributed.probe import probe
 from adjoint.errors import CommunicationError, ConfigError
 
@@ -73,6 +75,14 @@ def natively(c):
     if c.rank == 0:
         kept, = [name for name in os.listdir(os.environ["ADJOINT_CACHE_DIR"]) if name.startswith("world-")]
         assert kept.startswith(f"world-{c.size}-")
+        profile.save(msgspec.structs.replace(found, timings={"mpi": [(8, 1e-9)], "tree": [(8, 1.0)]}),
+                     Path(os.environ["ADJOINT_CACHE_DIR"]) / kept)
+    broadcast_in_place(np.ones(1), c)                       # rank 0 has written it
+    profile.forget(c)
+    assert profile.chosen(8, c) == "mpi" and profile.chosen(8, c, natively=False) == "tree"
+    for combine, dtype in ((np.logical_or, bool), (np.maximum, np.complex128), (np.hypot, np.float64), (np.maximum, bool)):
+        given = (np.arange(c.size) % 2).astype(dtype)       # MPI has no operation for these
+        assert np.allclose(all_reduce_in_place(given[c.rank:c.rank + 1].copy(), c, combine=combine), combine.reduce(given)), combine
     return "right"
 
 

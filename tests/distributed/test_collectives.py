@@ -18,8 +18,9 @@ from adjoint.distributed import (
     schedules,
     world,
 )
+from adjoint.distributed.collectives import COMBINES
 from adjoint.distributed.schedules import NOBODY, bounds
-from adjoint.errors import CommunicationError, ConfigError, ShapeError
+from adjoint.errors import CommunicationError, ConfigError, DtypeError, ShapeError
 
 RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 13]
 SIZES = [0, 1, 3, 8, 37]
@@ -175,6 +176,19 @@ def test_arrays_of_any_shape_and_dtype_are_summed_in_place():
         assert same and (whole == 3).all() and whole.shape == (2, 3) and (half == 1.5).all() and number == 4.5
 
 
+@pytest.mark.parametrize("combine", COMBINES, ids=lambda combine: combine.__name__)
+def test_every_combination_is_that_of_all_ranks_by_every_algorithm(combine):
+    """Integers where it has them, else halves of them: by all algorithms what one process finds."""
+    kinds = [dtype for dtype in (np.int64, np.float64) if f"{np.dtype(dtype).char * 2}->{np.dtype(dtype).char}" in combine.types]
+    dtype = kinds[0] if kinds else bool
+    given = np.random.default_rng(0).integers(0, 7, (5, 9)).astype(dtype) / (2 if dtype is np.float64 else 1)
+    given, expected = given.astype(dtype), combine.reduce(given.astype(dtype), axis=0)
+    for algorithm in ALGORITHMS:
+        found = run_threads(5, lambda c, by=algorithm: all_reduce_in_place(given[c.rank].copy(), c, algorithm=by, combine=combine))
+        assert all(x.tobytes() == found[0].tobytes() for x in found), algorithm
+        assert np.allclose(found[0], expected, rtol=1e-14), algorithm
+
+
 def test_bad_arguments():
     alone = world()
     with pytest.raises(ConfigError, match="algorithm is 'star'"):
@@ -189,6 +203,12 @@ def test_bad_arguments():
     for wrong in (np.negative, np.divmod, max):
         with pytest.raises(ConfigError, match="expected a ufunc of two arrays"):
             all_reduce_in_place(np.ones(2), alone, combine=wrong)
+    for wrong in (np.subtract, np.less, np.arctan2, np.power, np.frompyfunc(max, 2, 1)):        # another value by another algorithm
+        with pytest.raises(ConfigError, match=r"(?s)associative and commutative.*np.add, np.multiply, np.maximum"):
+            all_reduce_in_place(np.ones(2), alone, combine=wrong)
+    for wrong, dtype in ((np.gcd, np.float64), (np.bitwise_or, np.float32), (np.hypot, np.int64), (np.logaddexp, np.complex128)):
+        with pytest.raises(DtypeError, match=f"ufunc '{wrong.__name__}'> of {np.dtype(dtype)} gives no {np.dtype(dtype)}"):
+            all_reduce_in_place(np.ones(2, dtype), alone, combine=wrong)
     with pytest.raises(ConfigError, match="algorithm is 'mpi'"):
         all_reduce_in_place(np.ones(2), alone, algorithm="mpi")
     with pytest.raises(CommunicationError, match="adjoint launch"):

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from adjoint.distributed import Alone, Links, run_threads
-from adjoint.distributed.collectives import all_reduce_in_place
+from adjoint.distributed import Alone, Links, run_threads, schedules
+from adjoint.distributed.collectives import all_reduce_in_place, carry_out
 from adjoint.distributed.probe import line_through, probe, timed
 from adjoint.distributed.profile import DEFAULT, VERSION, Line, Profile, agreed, chosen, file_of, forget, host_names, load, save
 from adjoint.errors import ConfigError
@@ -83,6 +83,25 @@ def test_all_ranks_choose_by_rank_zeros_table_and_its_messages_are_not_counted()
 def test_a_world_without_mpi_does_not_choose_its_all_reduce():
     save(made(mpi=[(1 << 22, 1.0)]), place_of(2))
     assert run_threads(2, lambda c: chosen(8, c)) == ["recursive_doubling"] * 2
+
+
+@pytest.mark.parametrize("combine, dtype, algorithm", [(np.add, np.complex128, "mpi"), (np.maximum, np.int32, "mpi"),
+                                                       (np.maximum, np.complex128, "tree"), (np.logical_or, bool, "tree"),
+                                                       (np.maximum, bool, "tree"), (np.hypot, np.float64, "tree")])
+def test_what_mpi_cannot_combine_goes_by_the_fastest_that_can(combine, dtype, algorithm):
+    """The library's all-reduce is the fastest; where it has no operation, the second fastest takes its place, and no error."""
+    save(made(mpi=[(1024, 1.0)], tree=[(1024, 2.0)], ring=[(1024, 3.0)]), place_of(3))
+
+    def program(c):
+        used = []
+        c.all_reduce_natively = lambda buffer, combine: (used.append("mpi"), carry_out(schedules.tree, buffer, c, combine))
+        given = np.array([c.rank, 0, 1]).astype(dtype)
+        found = all_reduce_in_place(given.copy(), c, combine=combine)
+        if algorithm != "mpi":
+            with pytest.raises(ConfigError, match=f"'mpi', which has no <ufunc '{combine.__name__}'> of {np.dtype(dtype)}"):
+                all_reduce_in_place(given, c, algorithm="mpi", combine=combine)
+        return used, np.allclose(found, combine.reduce(np.array([[r, 0, 1] for r in range(3)]).astype(dtype), axis=0)), agreed(c).ours[0][1]
+    assert run_threads(3, program, seconds=60.0) == [(["mpi"] * (algorithm == "mpi"), True, "tree")] * 3
 
 
 def test_the_probe_measures_keeps_and_is_used_from_then_on():
