@@ -26,6 +26,7 @@ from ..tree import Structure, flatten
 from .checks import flag, function_of, world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
+from .rules import check_split_rule
 from .schedules import bounds
 from .sync_norm import replaced
 from .values import all_reduce, is_varying, per_rank
@@ -34,16 +35,17 @@ from .values import all_reduce, is_varying, per_rank
 class _Split(Module):
     """What both splits share: the rank's part of a weight along one axis, and the way back to the whole layer."""
 
+    axis: ClassVar[int]                             # along which arrays are shared out
     varying: ClassVar[tuple[str, ...]] = ()         # fields of which every rank has another part
 
-    def _share(self, layer: Linear, axis: int, world: Communicator) -> slice:
-        """This rank's features among those of a weight's axis."""
+    def _share(self, layer: Linear, world: Communicator) -> slice:
+        """This rank's features among those of the weight's axis."""
         name = type(self).__name__
         if not isinstance(layer, Linear):
             raise ConfigError(explain(f"{name}: found {getattr(layer, '__name__', type(layer).__name__)}, expected an nn.Linear.",
                                       remedy="Make the whole layer, and split it: ColumnLinear(nn.Linear(64, 32, rng=rng), world)."))
         world_of(name, world)
-        features = layer.weight.shape[axis]
+        features = layer.weight.shape[self.axis]
         if features < world.size:
             raise ConfigError(explain(f"{name}: {features} features cannot be shared out over {world.size} ranks.",
                                       remedy="Start fewer ranks, or split a wider layer."))
@@ -76,10 +78,10 @@ class ColumnLinear(_Split):
     bias: np.ndarray | None
     world: Communicator
 
-    varying = ("weight", "bias")
+    axis, varying = 0, ("weight", "bias")
 
     def __init__(self, layer: Linear, world: Communicator) -> None:
-        own = self._share(layer, 0, world)
+        own = self._share(layer, world)
         self._place(weight=layer.weight[own].copy(), bias=None if layer.bias is None else layer.bias[own].copy(), world=world)
 
     def __call__(self, x: Any) -> Any:
@@ -111,10 +113,10 @@ class RowLinear(_Split):
     bias: np.ndarray | None
     world: Communicator
 
-    varying = ("weight",)
+    axis, varying = 1, ("weight",)
 
     def __init__(self, layer: Linear, world: Communicator) -> None:
-        own = self._share(layer, 1, world)
+        own = self._share(layer, world)
         self._place(weight=layer.weight[:, own].copy(), bias=layer.bias, world=world)
 
     def __call__(self, x: Any) -> Any:
@@ -151,17 +153,18 @@ def varying_leaves(tree: Any) -> list[bool]:
     >>> varying_leaves([ColumnLinear(layer, Alone()), RowLinear(layer, Alone())])
     [True, True, True, False]
     """
-    return _varying(flatten(tree)[1], False)
+    return [axis is not None for axis in _axes(flatten(tree)[1])]
 
 
-def _varying(s: Structure, flag: bool) -> list[bool]:
+def _axes(s: Structure, axis: int | None = None) -> list[int | None]:
+    """For every leaf the axis along which it is shared out, or None."""
     if s.kind == "leaf":
-        return [flag]
-    names, own = ("",) * len(s.children), ()
+        return [axis]
+    names, own = ("",) * len(s.children), {}
     if s.kind == "record":
         cls, names = s.meta
-        own = cls.varying if issubclass(cls, _Split) else ()
-    return [each for name, child in zip(names, s.children, strict=True) for each in _varying(child, flag or name in own)]
+        own = dict.fromkeys(cls.varying, cls.axis) if issubclass(cls, _Split) else {}
+    return [each for name, child in zip(names, s.children, strict=True) for each in _axes(child, own.get(name, axis))]
 
 
 def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *, compiled: bool = True) -> Callable:
@@ -169,9 +172,10 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
 
     loss(model(x), y) is a number, of the model in training mode (nn.training); x, y: the whole batch, and key: int64 [2] for layers that
     draw random numbers, the same on every rank. Model and state are donated if compiled. The optimizer sees the rank's parts only: rules
-    that treat elements alone (SGD, Adam, ...) are exact, a norm over all parameters is not.
+    that treat elements alone (SGD, Adam, ...) are exact, others (clip_by_global_norm, Muon) are refused at the first step.
     nn.Dropout draws what it draws in one process, but between a ColumnLinear and a RowLinear: there every rank draws others for its own
-    features. Raises: ConfigError if batch norm stands between the two, where its running values would differ from rank to rank.
+    features. Raises: ConfigError if batch norm stands between the two, where its running values would differ from rank to rank, and for
+    a rule that looks at all gradients together.
 
     >>> from adjoint import nn, optim
     >>> from adjoint.distributed.threads import run_threads
@@ -190,9 +194,14 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     check_parts(loss, optimizer)
     world_of("make_split_step", world)
     flag("make_split_step", "compiled", compiled)
+    checked = False
 
     def step(model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
+        nonlocal checked
         function_of("a split step", "the model", model, remedy="Give a Module with split layers, which is called with examples.")
+        if not checked:
+            check_split_rule(optimizer, model, _axes(flatten(model)[1]), world.size)
+            checked = True
         types = (varying_leaves(model), False, False, False)
         value, gradients, model = per_rank(functools.partial(_objective, loss, world), world, varying=types)(model, x, y, key)
         updates, new_state = optimizer.update(gradients, state, model)
