@@ -16,18 +16,17 @@ import numpy as np
 from ..errors import CommunicationError, ConfigError, ShapeError, explain
 from ..optim import Optimizer
 from ..train.loop import check_parts
-from ..tree import Structure, flatten, paths, unflatten
+from ..tree import Structure, flatten, unflatten
 from .checks import MOST, examples_of, flag, number, whole, world_of
 from .collectives import all_reduce_in_place, broadcast_in_place
 from .communicator import Communicator
-from .data_step import DataStep, digest_of
+from .data_step import DataStep, check_models, digest_of
 from .engine import Engine
 from .schedules import bounds
 from .timeline import checked_trace, write_of
 
 SHARDS = 12             # virtual shards of an exact step: dealt evenly to 1, 2, 3, 4, 6 and 12 ranks
 BUCKET = 25 * 2 ** 20   # bytes of gradients that are summed together
-APART = 1e-5            # of the sum of an array's magnitudes: what ranks with other processors may round otherwise, and more
 
 
 def agree(communicator: Communicator, model: Any, state: Any, source: int = 0) -> tuple[Any, Any]:
@@ -247,17 +246,8 @@ class DataParallel:
         (array([1., 1.]), (), 0.5)
         """
         if self.communicator.size > 1:
-            with np.errstate(over="ignore"):
-                own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten((model, state))[0]])
-            own[np.isnan(own)] = np.inf                 # a maximum with NaN would hide what the others have
-            extremes = lambda: all_reduce_in_place(np.stack([own, -own]), self.communicator, combine=np.maximum)
-            most, least = self._call("comparing the models of all ranks", extremes)
-            for name, high, low in zip(paths({"model": model, "optimizer": state}), most, -least, strict=True):
-                if low < high and (high == np.inf or high - low > APART * high):
-                    or_nan = " or NaN" if high == np.inf else ""
-                    raise CommunicationError(explain(
-                        f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}{or_nan}.",
-                        remedy="Give every rank the same optimizer, rates too, and change a model only by steps that all ranks take."))
+            self._call("comparing the models of all ranks", check_models, self.communicator, model, state,
+                       "Give every rank the same optimizer, rates too, and change a model only by steps that all ranks take.")
         return model, state, loss
 
     def _call(self, what: str, function: Callable, *arguments: Any) -> Any:

@@ -9,22 +9,27 @@ May import: L0-L5, train, collectives, engine. Read next: engine.py.
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Number
+from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..compiler.compile import compile
 from ..compiler.signals import Signals
-from ..core.graph import Graph
-from ..errors import Cancelled, ConfigError, ShapeError, explain
+from ..core.graph import Graph, Literal
+from ..errors import Cancelled, CommunicationError, ConfigError, ShapeError, explain
 from ..nn.modes import absorb
 from ..optim import Optimizer, apply_updates
 from ..train.loop import choose, objective
 from ..tree import Structure, flatten, paths, unflatten
 from .checks import examples_of
+from .collectives import all_reduce_in_place
+from .communicator import Communicator
 from .engine import Engine, Job, check_same
 from .fixed_point import exact_sum
 from .schedules import bounds
@@ -33,6 +38,7 @@ from .values import per_rank, ranks_of
 
 LAST = 0.25             # of the bytes of the last bucket: what is cut off it
 WORTH = 2 ** 20         # bytes above which that is worth one more message
+APART = 1e-5            # of the sum of an array's magnitudes: what ranks with other processors may round otherwise, and more
 
 
 class Layout(NamedTuple):
@@ -109,19 +115,69 @@ def digest_of(text: str) -> int:
 
 
 def outline(graph: Graph) -> str:
-    """What a program does, without its sizes: its operations in order."""
-    return " ".join(node.primitive.name for node in graph.nodes)
+    """What a program does, without its sizes: its operations in order, each with the constants that it takes."""
+    inside = lambda node: [x for x in (*node.inputs, *node.params.values()) if isinstance(x, Literal | Graph)]
+    told = lambda x: f"({outline(x)})" if isinstance(x, Graph) else "/".join(map(_rounded, np.ravel(x.value).tolist()))
+    return " ".join(" ".join((node.primitive.name, *map(told, inside(node)))) for node in graph.nodes)
 
 
 def code_of(function: Callable) -> str:
     """What tells functions of a program apart, the same in every process: where one was defined and what it does.
 
-    >>> code_of(lambda x: x + 1) == code_of(lambda x: x + 1), code_of(lambda x: x + 1) == code_of(lambda x: x * 2)
+    >>> code_of(lambda x: x + 1) == code_of(lambda x: x + 1), code_of(lambda x: x + 1) == code_of(lambda x: x + 2)
     (True, False)
     """
     code = getattr(function, "__code__", None)
-    does = "" if code is None else f"{code.co_code.hex()} {code.co_names}"
-    return f"{getattr(function, '__qualname__', type(function).__qualname__)} {does}"
+    return f"{getattr(function, '__qualname__', type(function).__qualname__)} {'' if code is None else _does(code)}"
+
+
+def _does(code: CodeType) -> str:
+    """Sets of constants have another order in every process, and code has an address."""
+    constants = [_does(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def numbers_of(function: Callable) -> str:
+    """The numbers that a function takes from around itself: its defaults, and what it reads there and does not write (a counter).
+
+    >>> make = lambda w: lambda x: w * x
+    >>> numbers_of(make(2.0)), numbers_of(make(3))
+    ('w=2+0j', 'w=3')
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ""
+    found: dict[Any, Any] = dict(enumerate((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())))
+    steps = list(dis.get_instructions(code))
+    found |= {s.argval: function.__globals__.get(s.argval) for s in steps if s.opname == "LOAD_GLOBAL"}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):               # nothing is in it yet
+            found[name] = cell.cell_contents
+    written = {s.argval for s in steps if s.opname.startswith("STORE_")}
+    return " ".join(f"{name}={_rounded(x)}" for name, x in found.items() if isinstance(x, Number) and name not in written)
+
+
+def _rounded(x: Any) -> str:
+    """A number, with as many digits as other processors compute too."""
+    return str(x) if isinstance(x, int) else f"{complex(x):.6g}"
+
+
+def check_models(communicator: Communicator, model: Any, state: Any, remedy: str) -> None:
+    """Raise CommunicationError on every rank if the sum of |x| over an array differs by more than APART, or is finite on some only.
+
+    >>> from adjoint.distributed.threads import run_threads
+    >>> run_threads(2, lambda c: check_models(c, np.ones(2), (), "Do otherwise."))
+    [None, None]
+    """
+    with np.errstate(over="ignore"):
+        own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten((model, state))[0]])
+    own[np.isnan(own)] = np.inf                             # a maximum with NaN would hide what the others have
+    most, least = all_reduce_in_place(np.stack([own, -own]), communicator, algorithm="tree", combine=np.maximum)
+    for name, high, low in zip(paths({"model": model, "optimizer": state}), most, -least, strict=True):
+        if low < high and (high == np.inf or high - low > APART * high):
+            or_nan = " or NaN" if high == np.inf else ""
+            raise CommunicationError(explain(
+                f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}{or_nan}.", where="", remedy=remedy))
 
 
 class DataStep:
@@ -135,7 +191,8 @@ class DataStep:
         self._local: Callable | None = None
         self._apply = compile(self._update, donate=(0, 1)) if compiled else self._update
         self._layout: Layout | None = None
-        self._checked, self._count, self._examples = False, 0, 0
+        self._checked, self._count = False, 0
+        self._first: tuple = ()                             # model, state, x and y of the first step
         self._coupled = False                               # do layers ask for collectives in the middle of the step?
 
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
@@ -143,6 +200,8 @@ class DataStep:
         examples_of("a training step", x, *([y] if isinstance(y, np.ndarray) else []))
         if self._local is None:
             self._prepare(model)
+        if not self._checked and self.engine.communicator.size > 1:
+            self._first = model, state, x, y
         total, buckets, taps = (self._exact if self.shards else self._summed)(model, x, y, key)
         with self.engine.timeline.span("update", step=self._count):
             return self._apply(model, state, buckets, taps, total)
@@ -202,7 +261,6 @@ class DataStep:
 
     def _over_ranks(self, arguments: tuple, held: Sequence[np.ndarray] | None, value: float, examples: int) -> tuple:
         """The last micro-batch, and the sums over all ranks, begun while it is computed where signals tell of its results."""
-        self._examples = examples
         job = self._begin(held)
         begin = time.perf_counter_ns()
         try:
@@ -220,7 +278,7 @@ class DataStep:
         leaves, structure = flatten(found)
         total = np.array([float(own) + value, examples], np.float64)
         if job is None:
-            self._compare(examples)
+            self._compare()
         sums = [*([] if job is None else [job]), self.engine.sum_of(total, "the loss")]
         if job is None:
             leaves = _added(held, [np.array(a) for a in leaves])
@@ -243,19 +301,24 @@ class DataStep:
         return self.engine.sum_results(self.signals, lambda number: self._name(number - 1), before=self._check, more=more,
                                        asks=self._coupled)
 
-    def _compare(self, examples: int) -> None:
+    def _compare(self) -> None:
         """Check as `_check` does, where the communication thread follows no call."""
-        communicator, self._examples = self.engine.communicator, examples
+        communicator = self.engine.communicator
         if not self._checked and communicator.size > 1:
             self.engine.call(f"rank {communicator.rank} of {communicator.size}, comparing the programs of all ranks", self._check)
 
     def _check(self) -> None:
-        """On the communication thread, in the first step: do all ranks compute the same program?"""
-        if not self._checked:
-            self._checked = True
-            own = digest_of(outline(self._local.programs[-1].graph)) if self.compiled else 0
-            always = digest_of(f"{code_of(self.loss)} {self._layout.buckets}")
-            check_same(self.engine.communicator, own, self._examples, "a training step", always)
+        """On the communication thread, in the first step: do all ranks compute the same program, and begin with the same model?"""
+        if self._checked:
+            return
+        self._checked, (model, state, x, y), self._first = True, self._first, ()
+        does = outline(self._local.programs[-1].graph) if self.compiled else ""
+        sizes = [(np.shape(a), np.result_type(a).str) for a in flatten((x, y))[0]]         # other sizes, other constants
+        always = f"{code_of(self.loss)} {self._layout.buckets} {len(flatten((model, state))[0])}"
+        check_same(self.engine.communicator, digest_of(f"{numbers_of(self.loss)} {does}"), digest_of(str(sizes)), "a training step",
+                   digest_of(always))
+        check_models(self.engine.communicator, model, state,
+                     "Call agree(model, state) once, before the first step: it gives every rank the model of one.")
 
     # -- layers that ask other ranks, in the middle of the step -------------------------------------------------------
 
@@ -306,7 +369,7 @@ class DataStep:
                 own = None if key is None else np.array([key[0], key[1] * self.shards + number])
                 value, buckets, taps = self._local(model, x[rows], y[rows], own)
                 parts.append([np.array([value, size], np.float64), *map(np.array, buckets), *map(np.array, taps.values())])
-        self._compare(count)
+        self._compare()
         total, *sums = self.engine.call(
             f"rank {communicator.rank} of {communicator.size}, exact sums of all buckets",
             lambda: [exact_sum(column, communicator, self.shards) for column in zip(*parts, strict=True)])

@@ -275,19 +275,20 @@ def _place(error: BaseException) -> None:
         error.args = ("\n".join([first, f"  at {where}", *others]),)
 
 
-def check_same(communicator: Communicator, own: int, examples: int, where: str, always: int = 0) -> None:
-    """Raise CommunicationError on every rank if ranks with equally many examples have other hashes of their programs.
+def check_same(communicator: Communicator, own: int, sizes: int, where: str, always: int = 0) -> None:
+    """Raise CommunicationError on every rank if ranks with equal sizes (a hash of them) have other hashes of their programs.
 
-    always: another hash, of what must be the same for any number of examples.
+    always: another hash, of what must be the same for all sizes.
 
     >>> from adjoint.distributed.threads import run_threads
     >>> run_threads(2, lambda c: check_same(c, 7, 4, "the step"))
     [None, None]
     """
-    mine = np.array([own, examples, always])
+    mine = np.array([own, sizes, always])
     found = all_reduce_in_place(np.concatenate([mine, -mine]), communicator, algorithm="tree", combine=np.maximum)
     same = found[:3] == -found[3:]
     if not same[2] or (same[1] and not same[0]):
         raise CommunicationError(explain(
             f"the ranks trace different programs for {where}: rank {communicator.rank} has hash {own:x}.", where="",
-            remedy="Let model, loss and shapes be the same on every rank; a branch on the rank belongs outside of the step."))
+            remedy="Let model, loss and shapes be the same on every rank; a branch on the rank belongs outside of the step, and so does a "
+                   "number that depends on the rank."))

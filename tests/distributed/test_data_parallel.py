@@ -209,7 +209,7 @@ def test_programs_are_compared_in_the_first_step_alone():
             rounds.append(c.counts.rounds - before)
         return rounds
     for first, *others in run_threads(2, program, seconds=30):
-        assert others == [first - 2] * 2                        # a tree of two ranks: there and back
+        assert others == [first - 4] * 2                        # a tree of two ranks, there and back: programs, then models
 
 
 def test_other_models_are_refused_on_every_rank():

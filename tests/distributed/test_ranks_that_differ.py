@@ -1,10 +1,17 @@
 """Ranks that train otherwise than the others are told so at the end of the epoch, on every rank; ranks that do not are left alone."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import adjoint
 from adjoint import nn, optim, train
 from adjoint.distributed import DataParallel, run_threads
+from adjoint.distributed.data_step import code_of, numbers_of
 from adjoint.errors import CommunicationError
 
 X = np.random.default_rng(0).standard_normal((32, 4))
@@ -45,3 +52,97 @@ def test_a_model_that_is_not_finite_on_some_ranks(bad):
         with pytest.raises(CommunicationError, match=r"\|model\.w\| is from 2 to inf or NaN"):
             run_threads(3, lambda c, where=where: program(c, where), seconds=20)
     assert run_threads(3, lambda c: program(c, (0, 1, 2)), seconds=20) == [0.0] * 3
+
+
+def first_step(c, loss=nn.cross_entropy, *, seed=0, rows=8, length=4, agrees=False, **options):
+    """The loss of a first step of an open loop."""
+    rule, parallel = optim.adam(1e-3), DataParallel(c)
+    model = nn.mlp(4, 5, 4, activation=np.tanh, rng=np.random.default_rng(seed), dtype=np.float64)
+    state = rule.init(model)
+    if agrees:
+        model, state = parallel.agree(model, state)
+    x = np.ones((rows, length, 4)) if length > 4 else X[:rows]
+    y = np.ones((rows, length, 4)) if length > 4 else Y[:rows]
+    return float(parallel.make_step(loss, rule, **options)(model, state, x, y)[2])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_open_loop_that_forgets_to_agree_is_told_in_its_first_step(compiled):
+    def program(c):
+        said = r"the ranks hold different models: the sum of \|model\.layers\.0\.weight\| is [^!]*test_ranks_that_differ.py:[^!]*Call agree"
+        with pytest.raises(CommunicationError, match=said):
+            first_step(c, seed=c.rank // 2, compiled=compiled)
+    run_threads(3, program, seconds=20)
+    assert len(set(run_threads(3, lambda c: first_step(c, seed=c.rank, agrees=True, compiled=compiled), seconds=20))) == 1
+
+
+WEIGHTS = [1.0, 1.0, 1.0]
+GLOBAL, HALF = 2, np.float32(0.5)
+
+
+def weighted(rank, kind):
+    """A loss with a number that this rank has from elsewhere, or (default) in its own code."""
+    w, calls = 1.0 + rank, rank
+    if kind == "written":
+        def loss(outputs, y):
+            nonlocal calls
+            calls += 1
+            return nn.cross_entropy(outputs, y)
+        return loss
+    losses = {"closure": lambda o, y: w * nn.cross_entropy(o, y), "default": lambda o, y, w=w: w * nn.cross_entropy(o, y),
+              "code": (lambda o, y: nn.cross_entropy(o, y) * 2) if rank else (lambda o, y: nn.cross_entropy(o, y) * 3)}
+    return losses[kind]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", ["closure", "default", "code"])
+def test_another_constant_in_the_loss_is_refused_on_every_rank(kind, compiled):
+    def program(c, differs):
+        return first_step(c, weighted(c.rank * differs, kind), compiled=compiled)
+
+    def refused(c):
+        with pytest.raises(CommunicationError, match="the ranks trace different programs for a training step"):
+            program(c, True)
+    run_threads(2, refused, seconds=20)
+    assert len(set(run_threads(2, lambda c: program(c, False), seconds=20))) == 1
+
+
+def test_constants_of_a_compiled_loss_are_seen_wherever_they_come_from():
+    class Loss:
+        def __init__(self, w):
+            self.w = w
+
+        def __call__(self, outputs, y):
+            return nn.cross_entropy(outputs, y) * self.w
+
+    def refused(c):
+        with pytest.raises(CommunicationError, match="the ranks trace different programs"):
+            first_step(c, Loss(2.0 + c.rank))
+    run_threads(2, refused, seconds=20)
+    rounded = run_threads(2, lambda c: first_step(c, Loss(2.0 + 1e-9 * c.rank)), seconds=20)       # as another processor might
+    assert len(set(rounded)) == 1
+
+
+def test_numbers_that_follow_from_sizes_and_counters_may_differ():
+    def means(c):
+        rows = 8 + c.rank
+        return first_step(c, lambda o, y: np.sum((o - y[:, None]) ** 2) / rows, rows=rows)
+    assert len(set(run_threads(2, means, seconds=20))) == 1
+    lengths = run_threads(2, lambda c: first_step(c, lambda o, y: np.mean((o - y) ** 2) * 2, length=5 + c.rank), seconds=20)
+    assert lengths[0] == lengths[1]
+    counted = run_threads(2, lambda c: first_step(c, weighted(c.rank, "written"), compiled=False), seconds=20)
+    assert counted[0] == counted[1]
+
+
+def reads(outputs, y, most=3, *, least=HALF):
+    return GLOBAL * outputs + sum(WEIGHTS) if "b" in {"a", "b", "c", "d"} else (lambda: least * most)()
+
+
+def test_what_a_loss_is_told_apart_by_is_the_same_in_every_process():
+    assert numbers_of(reads) == "0=3 1=0.5+0j GLOBAL=2" and numbers_of(np.sin) == numbers_of(sum) == ""
+    program = "from test_ranks_that_differ import *; print(code_of(reads), numbers_of(reads))"
+    path = os.pathsep.join((str(Path(adjoint.__file__).parents[1]), str(Path(__file__).parent)))
+    for seed in ("1", "2"):
+        found = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+                               capture_output=True, text=True, timeout=60, check=True).stdout
+        assert found.strip() == f"{code_of(reads)} {numbers_of(reads)}"
