@@ -144,7 +144,7 @@ class ParameterServer:
         """
         check_parts(loss, optimizer)
         flag("make_step", "compiled", compiled)
-        self._optimizer = optimizer
+        self._optimizer, self.shards = optimizer, None
         return ServerStep(self, optimizer, compiled) if self.server else WorkerStep(self, loss, compiled)
 
     def share(self, *arrays: Any) -> tuple:
@@ -184,22 +184,23 @@ class ParameterServer:
         return side.signal
 
     def any(self, flag: bool) -> bool:
-        """The flag of this rank: all decide alike, from the same history."""
-        return flag
+        """Whether the flag of any rank is true, after `settle`; the flag of this rank once ranks were asked to end, as all know then."""
+        if (self.server or self.worker).signal:
+            return flag
+        return bool(all_reduce_in_place(np.array([flag], np.int64), self.communicator, algorithm="tree", combine=np.maximum)[0])
 
     def total(self, measure: Callable[[slice], np.ndarray], examples: int, width: int) -> np.ndarray:
         """The sum over equal slices of range(examples) of the `width` numbers measure(rows), a slice on each rank, the same bits on all.
 
         It comes after `settle`: no letter is under way then, nobody is late, and all ranks have one model, however many the steps wait for.
-        Asynchronously every rank measures all rows: a worker whose turn did not come in an epoch does not wait in `settle`. So does whoever
-        comes here when ranks were asked to end, as all know since `settle`: late ones have left the loop in an earlier step, and would be
-        waited for in vain.
+        When ranks were asked to end, as all know since `settle`, whoever comes here measures all rows: late ones have left the loop in an
+        earlier step, and would be waited for in vain.
 
         >>> from adjoint.distributed.threads import run_threads
         >>> run_threads(3, lambda c: ParameterServer(c).total(lambda rows: np.array([rows.stop - rows.start]), 5, 1))[0]
         array([5.])
         """
-        if self.staleness is not None or (self.server or self.worker).signal:
+        if (self.server or self.worker).signal:
             return measure(slice(0, examples))
         return all_reduce_in_place(measured(self.communicator, self.pieces, measure, examples, width), self.communicator).sum(axis=0)
 

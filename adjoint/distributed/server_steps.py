@@ -50,6 +50,7 @@ class WorkerStep:
 
     def __init__(self, place: Place, loss: Callable, compiled: bool):
         self.place, self.loss, self.calls = place, loss, 0
+        self.before = place.worker.version                  # made by the steps of a training before this one
         signals = place.worker.cancellation if place.worker.cancel else None
         self._local = compile(self._gradients, signals=signals) if compiled else self._gradients
         self._last = np.float64(0.0), np.True_
@@ -59,6 +60,7 @@ class WorkerStep:
         self.calls += 1
         place.shards_of(model)
         if self._passes(number):
+            place.worker.sit_out()
             return model, state, self._last[0], tuple(place.norms), self._last[1]
         if key is not None and place.workers > 1 and place.staleness is None:           # other random numbers on every worker
             key = np.array([key[0], key[1] * place.workers + place.index])
@@ -79,7 +81,7 @@ class WorkerStep:
         """Whether this batch is not for this worker: it is another's turn, or the others have made that step while this one was late."""
         if self.place.staleness is not None:
             return number % self.place.workers != self.place.index
-        return self.place.worker.version > number
+        return self.place.worker.version - self.before > number
 
     def _gradients(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
         """(examples * loss, examples * gradients, examples * buffers after this batch in float64, whether all is finite)."""

@@ -57,6 +57,7 @@ class Worker:
         self.found: dict[int, Answer] = {}
         self.final: set[int] = set()                # servers that have sent their last model
         self.unread = False                         # whether `settle` has still to return it
+        self.answers: int | None = None             # given since the last `settle`; None: there was no step since
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[Cancellation]:
@@ -79,10 +80,15 @@ class Worker:
     def _answer(self, note: Note, servers: Collection[int], messages: Sequence[np.ndarray] | None = None) -> None:
         """Send a note to some servers, each with the version that it sent."""
         self.step += 1
+        self.answers = (self.answers or 0) + 1
         self.final.difference_update(servers)
         for server, message in zip(servers, messages or [None] * len(servers), strict=True):
             version = self.found[server].note.version if server in self.found else 0
             send(self.communicator, server, note._replace(step=self.step, version=version, signal=self.asked), message)
+
+    def sit_out(self) -> None:
+        """A step in which this worker has nothing to do."""
+        self.answers = self.answers or 0
 
     def take(self) -> list[Answer]:
         """The newest model: the message of each server. Waits until there is one."""
@@ -121,11 +127,11 @@ class Worker:
 
     def settle(self) -> list[Answer]:
         """Say that this worker has ended, and take the last model, which late workers were sent already; a second time: nothing."""
-        running = [server for server in self.servers if server not in self.final]
+        running = [server for server in self.servers if server not in self.final or self.answers == 0]
         if running:
             self._answer(Note(ENDED), running)
             self._receive(set(running))
             self._hold()
         self.communicator.flush()
-        fresh, self.unread = self.unread, False
+        self.answers, fresh, self.unread = None, self.unread, False
         return [self.found[server] for server in self.servers] if fresh else []
