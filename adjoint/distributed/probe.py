@@ -30,6 +30,7 @@ LADDER = tuple(8 ** k for k in range(1, 9))                 # bytes of a message
 SIZES = tuple(2 ** k for k in (10, 13, 16, 19, 22, 25))     # bytes of an all-reduce: 1 KiB to 32 MiB
 BATCHES = 3                                                 # a time is the best of so many batches of calls
 MOST = 300                                                  # calls of a batch
+LEAST = 0.1                                                 # of the time of a ladder's largest message is due to its bytes
 _RATE = 1e15                                                # bytes a second of what takes no time that can be seen
 
 
@@ -61,20 +62,23 @@ def timed(communicator: Communicator, call: Callable[[], object], seconds: float
 
 
 def line_through(pairs: Sequence[tuple[int, float]]) -> Line:
-    """The line latency + size / bandwidth with the least squares of relative errors; neither is negative.
+    """The line latency + size / bandwidth with the least squares of relative errors, sizes in growing order; neither is negative, and the
+    bytes of the largest message take LEAST of its time at least: where others' work hides them, no bandwidth is made up.
 
     >>> line = line_through([(0, 1e-3), (1000, 2e-3), (3000, 4e-3)])
     >>> round(line.latency, 6), round(line.bandwidth)
     (0.001, 1000000)
+    >>> line_through([(1000, 2e-3), (2000, 2e-3), (4000, 1e-3)]).bandwidth
+    40000000.0
     """
     sizes, seconds = np.array(pairs, float).T
     (latency, slope), *_ = np.linalg.lstsq(np.stack([1.0 / seconds, sizes / seconds], axis=1), np.ones(len(pairs)), rcond=None)
     if latency < 0:
         share = sizes / seconds
         latency, slope = 0.0, share.sum() / (share @ share)
-    if slope <= 0:
-        latency = float(np.mean(seconds))
-    return Line(float(latency), float(min(1.0 / slope, _RATE)) if slope > 0 else _RATE)
+    if slope < (least := LEAST * seconds[-1] / sizes[-1]):
+        latency, slope = max(0.0, ((1.0 - least * sizes / seconds) / seconds).sum() / (1.0 / seconds ** 2).sum()), least
+    return Line(float(latency), float(1.0 / slope))
 
 
 def _ladder(communicator: Communicator, make: Callable[[int], Callable[[], object]], seconds: float) -> list[tuple[int, float]]:
@@ -214,14 +218,20 @@ def _keep(profile: Profile, path: Path | None) -> None:
 
 def _to_the_largest(ladder: list[tuple[int, float]]) -> Line:
     """The latency of the fit, and the bandwidth of the largest message: smaller ones may have stayed in the cache."""
-    (size, seconds), latency = ladder[-1], line_through(_large(ladder)).latency
-    return Line(latency, size / (seconds - latency)) if seconds > latency else line_through(_large(ladder))
+    size, seconds = ladder[-1]
+    latency = min(line_through(_large(ladder)).latency, (1 - LEAST) * seconds)
+    return Line(latency, size / (seconds - latency))
 
 
 def _large(ladder: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """The messages of a ladder that are not sent at once, or the last two."""
     large = [pair for pair in ladder if pair[0] > EAGER]
     return large if len(large) > 1 else ladder[-2:]
+
+
+def _hidden(line: Line, size: int, seconds: float) -> bool:
+    """Whether the bytes of the largest message took too little to be seen, so that `line` has the least that they may take."""
+    return size / line.bandwidth < 1.001 * LEAST * seconds
 
 
 def described(profile: Profile) -> str:
@@ -237,11 +247,14 @@ def described(profile: Profile) -> str:
     (microseconds) chosen: ring up to 8192 bytes, recursive_doubling up to 32768, halving_doubling up to 1048576, ring beyond
     """
     fit = lambda line: f"{line.latency * 1e6:.1f} us + size / {line.bandwidth / 1e9:.2f} GB/s"
+    small = [pair for pair in profile.ladder if pair[0] <= EAGER][-1:]
+    unsure = lambda line, last: " (at least: too little to measure)" if last and _hidden(line, *last[0]) else ""
     rate = lambda value: f"{value / 1e9:.3g} GB/s"
     hosts = len(set(profile.hosts))
     sizes = sorted({size for pairs in profile.timings.values() for size, _ in pairs})
     lines = [f"{len(profile.hosts)} ranks on {hosts} host{'s' * (hosts > 1)}, {profile.kind}",
-             f"a message           {fit(profile.eager)} up to {EAGER} bytes, then {fit(profile.rendezvous)}",
+             f"a message           {fit(profile.eager)}{unsure(profile.eager, small)} up to {EAGER} bytes, "
+             f"then {fit(profile.rendezvous)}{unsure(profile.rendezvous, profile.ladder[-1:])}",
              f"all ranks at once   {fit(profile.rounds)}, adding at {rate(profile.adding)}, copying at {rate(profile.copying)}",
              " " * 20 + "".join(f"{size:10d} B" for size in sizes)]
     for name, pairs in profile.timings.items():

@@ -3,12 +3,14 @@
 import sys
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
 from adjoint.distributed import Alone, DataParallel, run_threads, schedules
 from adjoint.distributed.collectives import carry_out
-from adjoint.distributed.probe import BATCHES, MOST, probe, slowest, timed
+from adjoint.distributed.probe import BATCHES, MOST, described, line_through, probe, slowest, timed
+from adjoint.distributed.profile import Line
 
 
 @pytest.mark.parametrize("seconds, calls", [(0.5, 1), (2.0, 2), (3.0, 1 + BATCHES), (4.0, 1 + BATCHES), (10.0, 1 + 3 * BATCHES),
@@ -58,6 +60,33 @@ def test_lines_of_small_and_of_large_messages(monkeypatch):
     found = run_threads(2, lambda c: probe(c, seconds=3.0, keep=False), seconds=60.0)[1]
     lines = [each for line in (found.eager, found.rendezvous, found.rounds) for each in (line.latency, line.bandwidth)]
     assert lines == pytest.approx([1e-6, 1e9, 5e-6, 2e9, 5e-6, 1e9], rel=1e-3)
+
+
+KNOWN = Line(1e-6, 1e8)
+FLAT = {"flat": [1.0] * 4, "falling": [1.3, 1.1, 1.0, 0.8], "one in the way": [1.0, 3.0, 1.0, 1.0]}
+
+
+@pytest.mark.parametrize("times", FLAT.values(), ids=list(FLAT))
+def test_bytes_that_take_too_little_to_be_seen_are_given_no_rate_of_their_own(times):
+    """On a busy machine larger messages take no longer: the line passes near them, and eight times as many bytes are not for nothing."""
+    pairs = [(8 ** k, 358e-6 * time) for k, time in zip((1, 2, 3, 4), times, strict=True)]
+    line = line_through(pairs)
+    assert line.bandwidth <= pairs[-1][0] / (0.1 * pairs[-1][1]) * 1.001
+    usual = np.median([seconds for _, seconds in pairs])
+    assert all(0.7 < line.seconds(size) / usual < 1.4 for size, _ in pairs)
+    assert line.seconds(8 ** 6) > 4 * usual
+
+
+def test_a_probe_of_a_busy_machine_says_what_it_could_not_measure(monkeypatch):
+    """Every message takes 358 microseconds: the profile goes through what was measured, and its words say that this is a bound."""
+    monkeypatch.setattr(sys.modules["adjoint.distributed.probe"], "timed", lambda c, call, seconds: (call(), slowest(c, 358e-6))[1])
+    found = run_threads(2, lambda c: probe(c, seconds=3.0, keep=False), seconds=60.0)[0]
+    largest, seconds = found.ladder[-1]
+    for line in (found.rendezvous, found.rounds):
+        assert line.seconds(largest) == pytest.approx(seconds) and largest / line.bandwidth == pytest.approx(0.1 * seconds)
+    words = described(found).splitlines()[1]
+    assert words.count("(at least: too little to measure)") == 2 and "1000000.00" not in words
+    assert "too little" not in described(msgspec.structs.replace(found, eager=KNOWN, rendezvous=KNOWN))
 
 
 def test_settling_returns_what_was_given_and_no_loss():
