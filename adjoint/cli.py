@@ -20,7 +20,7 @@ from . import nn, optim
 from .compiler.compile import compile
 from .data import Dataset, load_digits, load_fashion_mnist
 from .distributed import run_threads, world
-from .distributed.lanes import draw
+from .distributed.lanes import draw, trace_of
 from .distributed.launch import HANG_SECONDS
 from .distributed.launch import launch as launched
 from .distributed.picture import drawing
@@ -261,6 +261,7 @@ def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), default=None, help="The picture.  [default: TRACE.svg]")
 def timeline(trace: Path, steps: tuple[int, int] | None, title: str, svg: Path | None) -> None:
     """Draw what every rank did when: DataParallel and ParameterServer(world, timeline=TRACE) write TRACE.rank0.json, ..."""
+    trace = trace_of(trace)
     svg = svg or trace.with_name(f"{trace.name}.svg")
     try:
         lines = draw(trace, svg, title=title, steps=steps)

@@ -45,8 +45,18 @@ class Bar(NamedTuple):
         return sum(max(0.0, min(self.end, other.end) - max(self.begin, other.begin)) for other in others)
 
 
+def trace_of(path: str | Path) -> Path:
+    """What timelines are called, from that name or from one of their files, as a shell completes it.
+
+    >>> trace_of("runs/trace.rank12.json") == trace_of("runs/trace") == Path("runs/trace")
+    True
+    """
+    return Path(re.sub(r"(?<=[^/])\.rank\d+\.json$", "", str(path)))
+
+
 def read(trace: str | Path) -> list[Bar]:
-    """The spans of all ranks, from the files TRACE.rank0.json, TRACE.rank1.json, ... Raises ConfigError."""
+    """The spans of all ranks, from the files TRACE.rank0.json, TRACE.rank1.json, ...; trace may be one of them. Raises ConfigError."""
+    trace = trace_of(trace)
     paths = sorted(Path(trace).parent.glob(f"{Path(trace).name}.rank*.json"))
     if not paths:
         raise ConfigError(explain(f"there is no file {trace}.rank0.json.", where="",

@@ -115,9 +115,10 @@ class Server:
         """Raise CommunicationError if too many workers have ended."""
         left = sum(worker not in self.pending or self.pending[worker].note.kind != ENDED for worker in self.workers)
         if left < self.wait_for:
+            said = {0: "all have ended", 1: "only 1 has not ended"}.get(left, f"only {left} have not ended")
             raise CommunicationError(explain(
                 f"the server waits for {self.wait_for} of {len(self.workers)} workers to make version {self.version + 1}, "
-                f"but only {left} have not ended.", remedy="Let every rank, servers too, take the same number of steps."))
+                f"but {said}.", remedy="Let every rank, servers too, take the same number of steps."))
 
     def _take(self, sources: Sequence[int]) -> None:
         """Wait for a message, and keep it; a repeated one changes nothing."""

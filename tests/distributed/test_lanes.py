@@ -97,6 +97,10 @@ def test_the_command(trace):
     done = called(str(trace))
     assert done.exit_code == 0 and [line.partition(":")[0] for line in done.output.splitlines()[:2]] == ["rank 0", "rank 1"]
     assert "steps 2 to 4 of 2 ranks" in trace.with_name("trace.svg").read_text()
+    whole = trace.with_name("trace.svg").read_text()
+    trace.with_name("trace.svg").unlink()
+    completed = called(str(trace.with_name("trace.rank0.json")))                # what a shell makes of "trace"
+    assert completed.output == done.output and trace.with_name("trace.svg").read_text() == whole
     other = trace.with_name("other.svg")
     assert called(str(trace), "--steps", "1", "1", "--svg", str(other), "--title", "so & so").exit_code == 0
     assert "so &amp; so" in other.read_text()
