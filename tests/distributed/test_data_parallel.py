@@ -52,35 +52,44 @@ def train_on(n, steps, *, dtype=np.float64, sizes=None, p=0.0, compiled=False, *
 
 
 def one_process(steps, dtype=np.float64):
+    """Parameters and losses."""
     x, y = examples(steps, dtype)
     rule, model = optim.adam(1e-2), network(dtype)
-    step, state = train.make_step(nn.cross_entropy, rule, compiled=False), rule.init(model)
+    step, state, losses = train.make_step(nn.cross_entropy, rule, compiled=False), rule.init(model), []
     for k in range(steps):
-        model, state, *_ = step(model, state, x[k], y[k])
-    return flatten(model)[0]
+        model, state, loss, *_ = step(model, state, x[k], y[k])
+        losses.append(float(loss))
+    return flatten(model)[0], losses
+
+
+def same_losses(found, expected):
+    """A step's loss is that of the whole batch; what has come apart by rounding since the first step is far below 1e-12."""
+    return all(losses == pytest.approx(expected, rel=1e-12, abs=0.0) for _, losses in found)
 
 
 @pytest.mark.mission(60)
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_n_ranks_train_as_one_process(n, figure):
-    found, expected = train_on(n, 200), one_process(200)
+    found, (expected, losses) = train_on(n, 200), one_process(200)
     for parameters, _ in found:
         worst = max(np.abs(a - b).max() for a, b in zip(parameters, expected, strict=True))
         figure.equal(worst, 0.0, abs=1e-10)
     assert all(a.tobytes() == b.tobytes() for ps, _ in found for a, b in zip(ps, found[0][0], strict=True))
-    assert found[0][1] == found[-1][1] and found[0][1][-1] < 0.8 * found[0][1][0]
+    assert same_losses(found, losses) and losses[-1] < 0.8 * losses[0]
+    assert all(each == found[0][1] for _, each in found)
 
 
 def test_one_step_in_float32():
     for parameters, _ in train_on(3, 1, dtype=np.float32):
-        for a, b in zip(parameters, one_process(1, np.float32), strict=True):
+        for a, b in zip(parameters, one_process(1, np.float32)[0], strict=True):
             assert a.dtype == np.float32 and np.abs(a - b).max() <= 1e-6
 
 
 def test_ranks_with_different_batches_weigh_by_examples():
-    for parameters, _ in train_on(3, 20, sizes=[4, 15, 5]):
-        for a, b in zip(parameters, one_process(20), strict=True):
-            assert np.abs(a - b).max() <= 1e-10
+    found, (expected, losses) = train_on(3, 20, sizes=[4, 15, 5]), one_process(20)
+    assert same_losses(found, losses)
+    for parameters, _ in found:
+        assert all(np.abs(a - b).max() <= 1e-10 for a, b in zip(parameters, expected, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -96,8 +105,15 @@ def test_exact_sums_give_the_same_bits_for_every_number_of_ranks(dtype):
 
 @pytest.mark.parametrize("pieces", [2, 4])
 def test_micro_batches_are_those_of_the_batch(pieces):
-    for parameters, _ in train_on(2, 3, accumulate=pieces):
-        assert max(np.abs(a - b).max() for a, b in zip(parameters, one_process(3), strict=True)) <= 1e-10
+    found, (expected, losses) = train_on(2, 3, accumulate=pieces), one_process(3)
+    assert same_losses(found, losses)
+    assert all(np.abs(a - b).max() <= 1e-10 for parameters, _ in found for a, b in zip(parameters, expected, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("options", [{"compiled": True}, {"exact_reduce": True}, {"compiled": True, "accumulate": 2}])
+def test_losses_are_those_of_the_whole_batch(n, options):
+    assert same_losses(train_on(n, 3, **options), one_process(3)[1])
 
 
 def test_a_compiled_update_writes_where_model_and_state_lie():
@@ -259,6 +275,7 @@ def test_fit_on_ranks_ends_as_fit_alone_and_resumes(n, tmp_path):
     for done in whole:
         assert done.steps == alone.steps == 20
         assert [line["validation_error"] for line in done.history] == [line["validation_error"] for line in alone.history]
+        assert [line["loss"] for line in done.history] == pytest.approx([line["loss"] for line in alone.history], rel=1e-12, abs=0.0)
         assert np.abs(done.model[0].weight - alone.model[0].weight).max() < 1e-10
     run_threads(n, lambda c: program(c, 2, False), seconds=30)
     for done in run_threads(n, lambda c: program(c, 4, True), seconds=30):

@@ -12,11 +12,13 @@ import pytest
 import adjoint as ad
 from adjoint import nn, optim
 from adjoint.compiler.signals import Signals
+from adjoint.core.primitive import TABLE, bind
 from adjoint.distributed import Alone, DataParallel, Links, agree, run_threads
 from adjoint.distributed.collectives import all_reduce_in_place
 from adjoint.distributed.engine import Abandoned, Engine, Job, check_same
 from adjoint.distributed.linked import Linked
 from adjoint.distributed.timeline import Timeline
+from adjoint.distributed.values import Through
 from adjoint.errors import CommunicationError, ConfigError
 from adjoint.tree import flatten
 
@@ -66,6 +68,40 @@ def test_overlapped_sums_are_those_of_one_process_and_the_same_bits_as_in_turns(
             assert np.abs(a - one).max() <= 1e-10 and np.abs(b - one).max() <= 1e-10
             assert a.tobytes() == found[0][0][0].tobytes() or a.shape != found[0][0][0].shape
     assert all(a.tobytes() == b.tobytes() for overlapped, _ in found for a, b in zip(overlapped, found[0][0], strict=True))
+
+
+class Gate(Through):
+    """A place in the middle of a backward pass: the call goes on from there when `opens` is set. x is itself, and so is its cotangent."""
+
+    def __init__(self, communicator):
+        super().__init__(communicator)
+        self.opens, self.opened = threading.Event(), []
+
+    def __call__(self, x):
+        return bind(TABLE["replicate_to_varying"], x, ranks=self)
+
+    def run(self, operation, buffer, peers):
+        self.opened.append(self.opens.wait(15.0))
+        self.opens.clear()
+
+
+def test_the_first_bucket_is_summed_before_the_backward_pass_has_finished_the_others():
+    def program(c):
+        rng, rule, gate, began = np.random.default_rng(0), optim.sgd(0.1), Gate(c), []
+        first, middle, last = (nn.Linear(a, b, rng=rng, dtype=np.float64) for a, b in ((12, 24), (24, 24), (24, 5)))
+        model, parallel = nn.Sequential(first, np.tanh, gate, middle, np.tanh, last), DataParallel(c, bucket_bytes=1000)
+        step, state, add_up = parallel.make_step(nn.cross_entropy, rule), rule.init(model), parallel.engine.add_up
+
+        def opening(array, name):
+            if name.startswith("bucket 1 "):
+                began.append([step.signals.finished(number) for number in range(1, 1 + len(step._layout.buckets))])
+                gate.opens.set()
+            return add_up(array, name)
+        parallel.engine.add_up = opening
+        for _ in range(3):
+            model, state, *_ = step(model, state, *parallel.share(*examples(20)))
+        return gate.opened, [(finished[0], finished[-1]) for finished in began]
+    assert run_threads(2, program, seconds=60) == [([True] * 3, [(True, False)] * 3)] * 2
 
 
 @pytest.mark.parametrize("compiled", [False, True])
