@@ -175,8 +175,11 @@ class DataParallel:
     def make_step(self, loss: Callable, optimizer: Optimizer, *, compiled: bool = True) -> Callable:
         """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite), as train.make_step, over all ranks together.
 
-        x, y: this rank's examples; the ranks' batches may differ in size: gradients and loss are averages over all examples. model and
-        state must be equal on all ranks (`agree`).
+        x, y: this rank's examples; the ranks' batches may differ in size: gradients and loss are averages over all examples. loss must be
+        a mean over examples, as those of nn are: ranks weigh by how many examples they have, so with a loss that is a sum n ranks make
+        steps n times too small, and one over valid tokens counts every example alike, however many tokens it has.
+        model and state must be equal on all ranks (`agree`), and so must the loss, constants included. Raises CommunicationError on every
+        rank in the first step if they are not.
         """
         check_parts(loss, optimizer)
         flag("make_step", "compiled", compiled)
@@ -218,6 +221,16 @@ class DataParallel:
         whole("largest", "number", number, least=-MOST)
         maximum = lambda: all_reduce_in_place(np.array([number]), self.communicator, combine=np.maximum)
         return int(self._call("comparing a number with all ranks", maximum)[0])
+
+    def first(self, flag: bool) -> int | None:
+        """The lowest rank whose flag is true, -1 if none is.
+
+        >>> from adjoint.distributed.threads import run_threads
+        >>> run_threads(3, lambda c: (DataParallel(c).first(c.rank > 0), DataParallel(c).first(False)))[0]
+        (1, -1)
+        """
+        found = -self.largest(-self.rank if flag else -self.communicator.size)
+        return -1 if found == self.communicator.size else found
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any rank is true."""

@@ -183,6 +183,10 @@ class ParameterServer:
             side.signal = side.asked
         return side.signal
 
+    def first(self, flag: bool) -> int | None:
+        """This rank if its flag is true, else None: not known, since others may stand in other steps."""
+        return self.rank if flag else None
+
     def any(self, flag: bool) -> bool:
         """Whether the flag of any rank is true, after `settle`; the flag of this rank once ranks were asked to end, as all know then."""
         if (self.server or self.worker).signal:

@@ -282,7 +282,10 @@ class _Run:
         key = np.array([self.seed, step.count - 1])
         gradient = value_and_grad(lambda m, x, y: self.loss(training(m, key)(x), y))
         birth = birth_of_nonfinite(gradient, step.model, *step.batch)
-        born = f"born in {birth.operation}: {birth.detail}" if birth else "a norm of its gradients overflowed"
+        other = self.parallel.first(birth is not None)
+        born = {None: "born on another rank, or a norm of its gradients overflowed", -1: "a norm of its gradients overflowed"}.get(
+            other, f"born on rank {other}, whose own message says in which operation")
+        born = f"born in {birth.operation}: {birth.detail}" if birth else born
         place = (self.batches.cursor - 1) % len(self.batches) + 1
         epoch = self.batches.epoch + (self.batches.cursor > 0)
         raise NonFiniteError(explain(

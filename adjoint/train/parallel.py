@@ -47,6 +47,10 @@ class Parallel(Protocol):
         """The largest of every worker's number."""
         ...
 
+    def first(self, flag: bool) -> int | None:
+        """The lowest rank whose flag is true in a step that was refused, -1 if none is, None where that is not known."""
+        ...
+
     def any(self, flag: bool) -> bool:
         """Whether the flag of any worker is true, after an epoch."""
         ...
@@ -86,6 +90,9 @@ class OneWorker:
 
     def largest(self, number: int) -> int:
         return number
+
+    def first(self, flag: bool) -> int | None:
+        return 0 if flag else -1
 
     def any(self, flag: bool) -> bool:
         return flag

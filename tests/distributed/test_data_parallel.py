@@ -7,9 +7,9 @@ import pytest
 
 import adjoint as ad
 from adjoint import nn, optim, train
-from adjoint.distributed import Alone, DataParallel, agree, exact_sum, run_threads
+from adjoint.distributed import Alone, DataParallel, ParameterServer, agree, exact_sum, run_threads
 from adjoint.distributed.data_step import layout_of, packed, unpacked
-from adjoint.errors import CommunicationError, ConfigError, ShapeError
+from adjoint.errors import CommunicationError, ConfigError, NonFiniteError, ShapeError
 from adjoint.tree import flatten
 
 BATCH = 24
@@ -169,6 +169,29 @@ def test_what_is_not_finite_is_not_finite_on_every_rank():
         after, _, _, _, finite = step(model, rule.init(model), x, np.zeros((4, 3)))
         return bool(finite), np.array_equal(after[0].weight, model[0].weight)
     assert run_threads(3, program, seconds=10) == [(False, True)] * 3
+
+
+def refused(parallel, bad):
+    """What a rank says of its third step, in which examples of some ranks are infinite; of none: the norm of its gradients is."""
+    def augment(x, count):
+        return np.full_like(x, np.inf) if count == 2 and parallel.rank in bad else x * (1e200 if count == 2 and not bad else 1.0)
+    model = nn.Linear(6, 3, rng=np.random.default_rng(0), dtype=np.float64)
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=r"step 3 \(epoch 3, batch 1\) stopped before its upd") as raised:
+        train.fit(model, DATA, optimizer=optim.sgd(1e-9), loss=lambda outputs, y: outputs.mean(), epochs=5, batch=BATCH,
+                  augment=augment, parallel=parallel, compiled=False)
+    return str(raised.value).splitlines()[0].split("not finite, ")[1]
+
+
+@pytest.mark.parametrize("bad", [(1,), (0, 2), (1, 2), ()])
+def test_ranks_where_nothing_is_wrong_say_on_which_it_was_born(bad):
+    for rank, said in enumerate(run_threads(3, lambda c: refused(DataParallel(c), bad), seconds=20)):
+        other = f"born on rank {bad[0]}, whose own message says in which operation." if bad else "a norm of its gradients overflowed."
+        assert said.startswith("born in argument 1: 144 infinite of 144 values") if rank in bad else said == other
+
+
+def test_ranks_of_a_server_do_not_know_on_which_it_was_born():
+    server, own, _ = run_threads(3, lambda c: refused(ParameterServer(c), (1,)), seconds=20)
+    assert server == "born on another rank, or a norm of its gradients overflowed." and own.startswith("born in argument 1")
 
 
 def test_buckets_hold_every_gradient_in_reverse_order():
