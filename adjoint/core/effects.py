@@ -17,6 +17,7 @@ from ..errors import EffectError, explain
 REACH = 20_000              # objects that are looked at
 DEPTH = 12                  # levels of containers, closures and attributes
 _SKIPPED = (types.ModuleType, type, str, bytes, int, float, complex, type(None))
+_WITHOUT = (__package__.partition(".")[0], "numpy")         # packages without a generator among their globals; theirs reach far
 _FRESH = 624                # position of NumPy's global generator before its first draw
 
 
@@ -130,7 +131,8 @@ def _parts(name: str, x: Any) -> list[tuple[str, Any]]:
 def _of_function(f: types.FunctionType) -> list[tuple[str, Any]]:
     found = [(cell_name, cell.cell_contents) for cell_name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
              if _filled(cell)]
-    found += [(n, f.__globals__[n]) for n in _names(f.__code__) if n in f.__globals__]
+    if not f.__module__ or f.__module__.partition(".")[0] not in _WITHOUT:
+        found += [(n, f.__globals__[n]) for n in _names(f.__code__) if n in f.__globals__]
     found += [("a default argument", v) for v in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())]
     return found + [(k, v) for k, v in f.__dict__.items()]
 
