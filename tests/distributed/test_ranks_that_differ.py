@@ -76,6 +76,15 @@ def test_an_open_loop_that_forgets_to_agree_is_told_in_its_first_step(compiled):
     assert len(set(run_threads(3, lambda c: first_step(c, seed=c.rank, agrees=True, compiled=compiled), seconds=20))) == 1
 
 
+def test_another_number_of_arrays_is_refused_before_they_are_compared():
+    def program(c):
+        model = nn.Linear(4, 4, rng=np.random.default_rng(0))
+        rule = optim.adam(1e-3) if c.rank else optim.sgd(1e-3)
+        with pytest.raises(CommunicationError, match="the ranks trace different programs"):
+            DataParallel(c).make_step(nn.cross_entropy, rule, compiled=False)(model, rule.init(model), X, Y)
+    run_threads(2, program, seconds=20)
+
+
 WEIGHTS = [1.0, 1.0, 1.0]
 GLOBAL, HALF = 2, np.float32(0.5)
 
@@ -115,10 +124,15 @@ def test_constants_of_a_compiled_loss_are_seen_wherever_they_come_from():
         def __call__(self, outputs, y):
             return nn.cross_entropy(outputs, y) * self.w
 
-    def refused(c):
-        with pytest.raises(CommunicationError, match="the ranks trace different programs"):
-            first_step(c, Loss(2.0 + c.rank))
-    run_threads(2, refused, seconds=20)
+    class Looped(Loss):
+        def __call__(self, outputs, y):
+            return adjoint.scan(lambda total, row: (total * self.w + np.sum(np.sin(row)), None), 0.0, outputs)[0]
+
+    for kind in (Loss, Looped):
+        def refused(c, kind=kind):
+            with pytest.raises(CommunicationError, match="the ranks trace different programs"):
+                first_step(c, kind(2.0 + c.rank))
+        run_threads(2, refused, seconds=20)
     rounded = run_threads(2, lambda c: first_step(c, Loss(2.0 + 1e-9 * c.rank)), seconds=20)       # as another processor might
     assert len(set(rounded)) == 1
 
