@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.aval import aval_of
+from ..core.interpreter import EVALUATION, interpreting
 from ..errors import ConfigError, explain
 from ..nn.module import buffer_mask
 from ..optim import Optimizer
@@ -22,7 +23,7 @@ from .shards import LOUD
 
 def together(optimizer: Optimizer, model: Any, own: Sequence[np.ndarray | None]) -> bool:
     """Whether the updates of some elements change where all other gradients are zero: own, for each leaf, a mask of these; None at leaves
-    that no rule moves.
+    that no rule moves. It is computed here and now, also while a step is traced.
 
     >>> from adjoint import optim
     >>> model, own = (np.ones(2), np.ones(2)), (np.array([True, True]), np.array([False, False]))
@@ -30,14 +31,14 @@ def together(optimizer: Optimizer, model: Any, own: Sequence[np.ndarray | None])
     [False, True]
     """
     leaves, structure = flatten(model)
-    state = optimizer.init(model)
 
     def updates(all_loud: bool) -> list[np.ndarray]:
         loud = [None if mask is None else np.where(mask | all_loud, LOUD, 0.0).astype(np.asarray(x).dtype)
                 for x, mask in zip(leaves, own, strict=True)]
-        found = flatten(optimizer.update(unflatten(structure, loud), state, model)[0])[0]
+        found = flatten(optimizer.update(unflatten(structure, loud), optimizer.init(model), model)[0])[0]
         return [np.asarray(x)[mask] for x, mask in zip(found, (mask for mask in own if mask is not None), strict=True)]
-    return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(updates(True), updates(False), strict=True))
+    with interpreting(EVALUATION):
+        return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(updates(True), updates(False), strict=True))
 
 
 def refused(ranks: int) -> ConfigError:
