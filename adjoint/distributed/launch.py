@@ -1,7 +1,7 @@
 """adjoint launch: start a world of ranks through mpiexec, relay its output and Ctrl-C, start it again when a rank dies or hangs.
 
 Invariant: the launcher computes nothing and imports no MPI; when it ends, no rank is left. Messages between ranks are not encrypted.
-May import: errors, settings, status, watch. Read next: watch.py.
+May import: errors, settings, status, watch, relay. Read next: watch.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from ..errors import ConfigError, explain
 from ..settings import GENERATION, LAUNCH, integer
 from . import status
+from .relay import TAG
 from .watch import HUNG, INTERRUPTED, TERMINATED, watched
 
 HANG_SECONDS = 300.0
@@ -65,8 +66,8 @@ def arguments(launcher: str, ranks: int, nodes: int, hosts: Sequence[str]) -> li
         named = ["--host", ",".join(f"{host}:{each}" for host in hosts)] if hosts else []
         exported = [word for name in (GENERATION, LAUNCH) for word in ("-x", name)]
         return [launcher, "--oversubscribe", "--bind-to", "none", "--tag-output", *named, *exported, "-n", str(ranks)]
-    return [launcher, "-prepend-rank", *(["-hosts", ",".join(hosts)] if hosts else []), *(["-ppn", str(each)] if nodes > 1 else []),
-            "-n", str(ranks)]
+    return [launcher, "-prepend-pattern", TAG, *(["-hosts", ",".join(hosts)] if hosts else []),
+            *(["-ppn", str(each)] if nodes > 1 else []), "-n", str(ranks)]
 
 
 def _check(program: Sequence[str], ranks: int, nodes: int, hosts: Sequence[str], max_restarts: int, hang_seconds: float) -> None:

@@ -1,13 +1,14 @@
 """One world under mpiexec, watched from its start to its end: output by rank, Ctrl-C and SIGTERM handed on, a rank that hangs named.
 
 Invariant: when `watched` returns or raises, nothing that the world has started on this machine and no shared memory of it is left.
-May import: settings, status, processes. Read next: processes.py, status.py.
+May import: settings, status, processes, relay. Read next: processes.py, status.py, relay.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import math
 import os
 import re
@@ -17,13 +18,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from ..settings import GENERATION, LAUNCH
 from . import status
 from .processes import Family, belongs, end_all, environment
+from .relay import Relay
 from .status import Place
 
 INTERRUPTED, TERMINATED, HUNG = 130, 143, 124
@@ -31,22 +33,8 @@ GRACE = 10.0            # seconds that ranks have to save and end after Ctrl-C, 
 LOOK = 0.05             # seconds between looks
 ANSWER = 0.3            # seconds that a rank has to write its stack
 MOST_LINES = 40         # of a stack
-_TAGGED = re.compile(r"\[(?:[^\[\],]*,)?(\d+)\](?:<std\w+>:)? ?(.*)", re.DOTALL)
 _SHARED = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.)[\w.-]+")
 _SET_DEATH_SIGNAL = 1   # prctl
-
-
-def relayed(line: str) -> str:
-    """A line of output as it is shown: rank 0's as it is, another's with its rank before it.
-
-    >>> relayed("[0] loss 0.5"), relayed("[3] loss 0.5"), relayed("[1,2]<stdout>: hello"), relayed("a line of mpiexec")
-    ('loss 0.5', 'rank 3: loss 0.5', 'rank 2: hello', 'a line of mpiexec')
-    """
-    found = _TAGGED.fullmatch(line)
-    if found is None:
-        return line
-    rank, text = found.groups()
-    return text if rank == "0" else f"rank {rank}: {text}"
 
 
 def hanging(places: list[Place]) -> tuple[list[Place], Place | None]:
@@ -64,14 +52,17 @@ def hanging(places: list[Place]) -> tuple[list[Place], Place | None]:
     return behind or [place for place in places if not place.inside], waiting
 
 
-def accusation(places: list[Place], ranks: int, seconds: float) -> str:
+def accusation(places: list[Place], ranks: int, seconds: float, completed: Set[int] = frozenset()) -> str:
     """The sentence that names the ranks that hang, their hosts, and the collective that they have not entered.
+
+    completed: ranks that have ended their programs, for which others wait in vain.
 
     >>> accusation([Place(0, 7, True, "all_reduce", "w..b", "a", 1, ()), Place(1, 6, False, "all_reduce", "w..b", "b", 2, ())], 2, 5.0)
     'launch: nothing has moved for 5 s: rank 1 on b, process 2, has not entered all_reduce #7 (w..b), in which others wait'
     """
     guilty, waiting = hanging(places)
-    names = [f"rank {place.rank} on {place.host}, process {place.process}," for place in guilty]
+    names = [f"rank {place.rank} on {place.host}, process {place.process}," + " which has ended its program," * (place.rank in completed)
+             for place in guilty]
     names += [f"rank {rank}, of which nothing is seen from here," for rank in sorted(set(range(ranks)) - {place.rank for place in places})]
     if not names:
         return f"launch: nothing has moved for {seconds:.3g} s: every rank has entered {waiting}; the network between them may be cut"
@@ -92,11 +83,16 @@ def _stacks(guilty: list[Place], folder: Path, say: Callable[[str], None]) -> No
                 say(f"launch: rank {place.rank}: {line}")
 
 
-def _relay(stream: IO[str], say: Callable[[str], None]) -> None:
-    """Say every line until the stream ends."""
-    with stream:
-        for line in stream:
-            say(relayed(line.rstrip("\n")))
+def _relay(stream: io.BufferedReader, say: Callable[[str], None], broken: list[BrokenPipeError]) -> None:
+    """Say every line until the stream ends, or until nobody reads what is said, as after `| head`: then mpiexec cannot write either."""
+    relay = Relay(say)
+    try:
+        with stream:
+            while data := stream.read1():
+                relay.take(data)
+            relay.end()
+    except BrokenPipeError as error:
+        broken.append(error)
 
 
 def _dies_with_us() -> None:
@@ -138,13 +134,15 @@ def watched(command: list[str], folder: Path, start: int, ranks: int, hang_secon
     """Run one world to its end. Ctrl-C is handed on once, the second kills.
 
     signals_ranks: hand signals to the ranks of this machine themselves, since this mpiexec would end the world at once.
+    Raises BrokenPipeError if say has, when the world has ended.
     """
+    broken: list[BrokenPipeError] = []
     for path in folder.iterdir():
         path.unlink()
     with _noted_signals() as came:
-        world = subprocess.Popen(command, env=_environment(folder, start), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 errors="replace", start_new_session=True, preexec_fn=_dies_with_us)
-        reader = threading.Thread(target=_relay, args=(world.stdout, say), daemon=True)
+        world = subprocess.Popen(command, env=_environment(folder, start), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 start_new_session=True, preexec_fn=_dies_with_us)
+        reader = threading.Thread(target=_relay, args=(world.stdout, say, broken), daemon=True)
         reader.start()
         hung, family = None, Family(world, ranks)
         try:
@@ -154,6 +152,8 @@ def watched(command: list[str], folder: Path, start: int, ranks: int, hang_secon
             family.close()
             _end(world, folder)
             reader.join(GRACE)
+    if broken:
+        raise broken[0]
     if hung is not None:
         return Ended(HUNG, frozenset(place.host for place in hung))
     if came:
@@ -193,24 +193,36 @@ def _whereabouts(place: Place | None) -> str:
 
 
 class _Progress:
-    """Whether any rank moves: pages are looked at twenty times in the seconds after which a rank that others wait for is said to hang."""
+    """Whether any rank moves: pages are looked at twenty times in the seconds after which a rank is said to hang, or to have ended."""
 
     def __init__(self, folder: Path, ranks: int, seconds: float):
         self.folder, self.ranks, self.seconds = folder, ranks, seconds
+        self.soon = min(seconds, status.LEAVE)
         self.seen: list = []
         self.looked = self.moved = time.monotonic()
 
     def stalled(self, now: float) -> list[Place] | None:
         """The ranks, if one waits in a collective and none has moved for too long."""
-        if now - self.looked < self.seconds / 20:
+        if now - self.looked < self.soon / 20:
             return None
         places = status.places(self.folder)
         counts = [place[:3] for place in places]
         self.looked = now
         if counts != self.seen or not any(place.inside for place in places):
             self.seen, self.moved = counts, now
-        patience = self.seconds + (status.LEAVE if status.left(self.folder) else 0.0)       # it has ended; soon it ends the others
+        patience = self.seconds
+        if status.left(self.folder):
+            patience += status.LEAVE            # it has ended; soon it ends the others
+        elif self._in_vain(places):
+            patience = self.soon
         return places if now - self.moved > patience else None
+
+
+    def _in_vain(self, places: list[Place]) -> bool:
+        """Whether all ranks wait, for one that has ended its program: nothing can come any more."""
+        ended = status.completed(self.folder)
+        return (len(places) == self.ranks and all(place.inside or place.rank in ended for place in places)
+                and any(place.rank in ended for place in hanging(places)[0]))
 
 
 def _until_it_ends(family: Family, progress: _Progress, came: list[int], say: Callable[[str], None],
@@ -229,8 +241,9 @@ def _until_it_ends(family: Family, progress: _Progress, came: list[int], say: Ca
             deadline = now + GRACE
             _hand_on(came[0], family.world, progress.folder if signals_ranks else None)
         if places := progress.stalled(now):
-            say(accusation(places, progress.ranks, now - progress.moved))
-            guilty = hanging(places)[0]
+            ended = status.completed(progress.folder)
+            say(accusation(places, progress.ranks, now - progress.moved, ended))
+            guilty = [place for place in hanging(places)[0] if place.rank not in ended]
             _stacks(guilty, progress.folder, say)
             return guilty
 

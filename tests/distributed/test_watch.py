@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from adjoint.distributed import processes, status, watch
+from adjoint.distributed import processes, relay, status, watch
 from adjoint.distributed.status import Place
 from adjoint.distributed.watch import accusation, first_of, hanging, watched
 
-RANKS = 'PMI_RANK=0 sleep 60 & a=$!; PMI_RANK=1 sleep 60 & b=$!; echo "[0] ready"; '         # what a shell that plays mpiexec begins with
+RANKS = 'PMI_RANK=0 sleep 60 & a=$!; PMI_RANK=1 sleep 60 & b=$!; echo "ready"; '         # what a shell that plays mpiexec begins with
 
 
 @pytest.fixture
@@ -56,11 +56,37 @@ def interrupt():
 
 def test_lines_by_rank_the_status_and_what_ranks_are_told(folder):
     (folder / "rank-9").write_text("of the world before")
-    lines = 'echo "[0] $ADJOINT_GENERATION $ADJOINT_LAUNCH"; echo "[1,1]<stderr>: b" >&2; printf "\\377 c\\n"; echo "[2] "; exit 3'
+    lines = ('echo "\x1erank 0\x1f$ADJOINT_GENERATION $ADJOINT_LAUNCH"; echo "[1,1]<stderr>: b" >&2; printf "\\377 c\\n"; '
+             'printf "\x1erank 2\x1f\\n[7] end"; exit 3')
     ended, said = world(folder, lines)
-    assert ended == (3, frozenset(), "") and said == [f"7 {folder}", "rank 1: b", "\ufffd c", "rank 2: "]
+    assert ended == (3, frozenset(), "") and said == [f"7 {folder}", "rank 1: b", "\ufffd c", "rank 2: ", "[7] end"]
     assert not (folder / "rank-9").exists()
     assert world(folder, "kill -15 $$") == ((143, frozenset(), ": mpiexec was killed"), [])
+
+
+def test_pieces_of_lines_are_put_together_wherever_they_are_cut():
+    """Of two ranks at a time, in the middle of a letter and of a tag."""
+    mpich = (b"\x1erank 0\x1floss \xe2\x88\x1erank 12\x1f[3] x\r\n\x1erank 0\x1f\x82 0.5\nof mpiexec [1\n\x1erank 12\x1f\r50%\r100%"
+             b"\x1erank 0\x1flast \x1e[")
+    openmpi = b"[1,0]<stdout>: a[0]\n[1,2]<stderr>:b[1,0]<stdout>: \n[1,2]<stderr>: c\n"
+    for written, expected in ((mpich, ["rank 12: [3] x", "loss \u2202 0.5", "of mpiexec [1", "rank 12: ", "rank 12: 50%", "last \x1e[",
+                                       "rank 12: 100%"]), (openmpi, ["a[0]", "", "rank 2: bc"])):
+        for size in (1, 2, 7, len(written)):
+            said = []
+            lines = relay.Relay(said.append)
+            for k in range(0, len(written), size):
+                lines.take(written[k:k + size])
+            lines.end()
+            assert sorted(said) == sorted(expected), size
+
+
+def test_a_world_ends_when_nobody_reads_what_it_says(folder):
+    def say(line):
+        raise BrokenPipeError
+    begin = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        watched(["sh", "-c", RANKS + "sleep 0.3; echo more; sleep 60"], folder, 0, 2, 60.0, say)
+    assert time.monotonic() - begin < 30
 
 
 def test_what_a_world_leaves_behind_is_ended(folder):
@@ -79,7 +105,7 @@ def test_the_rank_that_was_the_first_to_end_is_named(folder):
 
 def test_ctrl_c_is_handed_on_and_the_second_kills(folder, monkeypatch):
     stops = "trap 'echo stopping; kill $a $b; exit 5' INT; "
-    ended, said = world(folder, RANKS + stops + 'echo "[0] ready"; wait', lambda: None if said_once(folder) else interrupt())
+    ended, said = world(folder, RANKS + stops + 'echo "ready"; wait', lambda: None if said_once(folder) else interrupt())
     assert ended.status == 130 and said[-1] == "stopping"
     before = signal.getsignal(signal.SIGINT)
     deaf = "trap '' INT; " + RANKS + "wait"
@@ -156,6 +182,26 @@ def test_ranks_may_take_their_time_once_one_has_left(folder, monkeypatch):
     begin = time.monotonic()
     ended, _ = world(folder, RANKS + "wait", page, hang_seconds=0.3)
     assert ended.status == watch.HUNG and 1.3 <= time.monotonic() - begin < 20
+
+
+def test_nobody_waits_long_for_a_rank_that_has_ended_its_program(folder, monkeypatch):
+    """But as long as ever where another rank is not waiting: it may still compute."""
+    monkeypatch.setattr(status, "LEAVE", 0.4)
+
+    def page(other):
+        status.join(0)
+        (folder / "rank-1").write_text(f"0\t{other}\t\t\tn1\t12\t")
+        (folder / "completed-1").touch()
+        status.enter("all_reduce", "a..b")
+    begin = time.monotonic()
+    ended, said = world(folder, RANKS + "wait", lambda: page(0))
+    assert ended == (watch.HUNG, frozenset(), "") and 0.4 <= time.monotonic() - begin < 20
+    assert said[1].endswith("s: rank 1 on n1, process 12, which has ended its program, has not entered all_reduce #1 (a..b), "
+                            "in which others wait") and len(said) == 2
+    progress = watch._Progress(folder, 3, 60.0)
+    third = Place(2, 0, False, "", "", "n2", 13, ())
+    assert not progress._in_vain([*status.places(folder), third]) and not progress._in_vain(status.places(folder))
+    assert progress._in_vain([*status.places(folder), third._replace(entered=1, inside=True)])
 
 
 def test_who_hangs_is_who_has_entered_less_or_has_left():
