@@ -61,6 +61,14 @@ def test_lines_say_their_rank_and_the_status_is_the_programs(runtime, tmp_path):
 
 
 @worlds.one_runtime
+def test_the_program_of_the_page_trains_and_says_so(runtime, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "distributed.md"
+    program = re.search(r"```python\n(import numpy.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    ended, lines = worlds.launched(runtime, "-n", "2", write(tmp_path, program.replace("epochs=20", "epochs=5").replace("runs/", f"{tmp_path}/")))
+    assert ended == 0 and len(lines) == 1 and int(re.fullmatch(r"test accuracy (\d+)%", lines[0])[1]) > 50, lines
+
+
+@worlds.one_runtime
 def test_a_killed_rank_goes_on_from_the_last_checkpoint_to_the_same_bits(runtime, tmp_path):
     ended, lines = worlds.launched(runtime, "-n", "3", TRAINS, tmp_path / "whole", "2")
     found = {re.sub(r"^rank \d: ", "", line) for line in lines if "ended at step" in line}
