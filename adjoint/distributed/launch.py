@@ -108,7 +108,7 @@ def launch(program: Sequence[str], *, ranks: int, nodes: int | None = None, host
     A world in which a rank dies is ended as a whole, and started again at most max_restarts times with `generation()` one higher: the
     program then resumes from what it saved. hosts: names with commas between, reached by ssh, of which the first `nodes` (default: all)
     are used; a machine whose rank has hung is left out of the next world if another is left. A rank hangs if others wait in a collective
-    that it has not entered, and nothing moves for hang_seconds.
+    that it has not entered, and nothing moves for hang_seconds, or for 10 if all wait for one that has ended its program.
     Status: 0 finished, and rank 0 has written its completion record; 1 not finished, or an error of the launcher; 124 a rank hangs; 130
     after Ctrl-C, 143 after SIGTERM, once every rank has saved and ended; else that of the last world, which is the program's own, or
     the signal that killed a rank (9 under MPICH, 137 under Open MPI). Raises ConfigError.

@@ -64,7 +64,8 @@ def test_lines_say_their_rank_and_the_status_is_the_programs(runtime, tmp_path):
 def test_the_program_of_the_page_trains_and_says_so(runtime, tmp_path):
     page = Path(__file__).parents[2] / "docs" / "distributed.md"
     program = re.search(r"```python\n(import numpy.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
-    ended, lines = worlds.launched(runtime, "-n", "2", write(tmp_path, program.replace("epochs=20", "epochs=5").replace("runs/", f"{tmp_path}/")))
+    shorter = program.replace("epochs=20", "epochs=5").replace("runs/", f"{tmp_path}/")
+    ended, lines = worlds.launched(runtime, "-n", "2", write(tmp_path, shorter))
     assert ended == 0 and len(lines) == 1 and int(re.fullmatch(r"test accuracy (\d+)%", lines[0])[1]) > 50, lines
 
 
