@@ -3,7 +3,7 @@
 GPipe's order: all micro-batches forward, then all backward, last first; a stage keeps only its inputs and computes the rest again. The p
 stages are idle for (p - 1)/(m + p - 1) of a step of m micro-batches: more of them, less waiting. Invariant: a step is that of one process
 on the whole batch, to rounding; that of one that accumulates m micro-batches, where layers draw random numbers or look at a whole batch.
-May import: L0-L5, train, values, status. Read next: data_parallel.py.
+May import: L0-L5, train, collectives, status. Read next: data_parallel.py.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..optim import Optimizer, apply_updates
 from ..train.loop import check_parts
 from ..transforms.reverse import value_and_grad, vjp
 from ..transforms.taps import collect_taps
-from ..tree import map_tree
+from ..tree import flatten, map_tree
 from .checks import RANKS, examples_of, flag, function_of, number, whole, world_of
+from .collectives import all_reduce_in_place
 from .communicator import Communicator
 from .rules import check_stage_rule
 from .schedules import NOBODY, bounds
 from .status import enter, leave
-from .values import broadcast
 
 MOST_AXES = 8           # of what passes from stage to stage
 
@@ -103,7 +103,8 @@ class Pipeline:
     Pipeline(loss, optimizer, world, micro_batches=m).step(stage, state, x, y, key=None) -> (stage, state, loss): stage and state are this
     rank's own; x [examples, ...] is read on the first rank and y on the last (give all ranks both); the loss is known to all. loss averages
     over the examples; micro-batches may differ in size by one. Cost: one more forward pass than in one process; memory: m inputs of the
-    stage. A rule that looks at all gradients together (clip_by_global_norm) is refused at the first step: each stage would clip by itself.
+    stage. A step whose loss or gradient is not finite, in any stage, changes nothing.
+    A rule that looks at all gradients together (clip_by_global_norm) is refused at the first step: each stage would clip by itself.
     Stages are in training mode (nn.training); key: int64 [2], the same on all ranks, for layers that draw random numbers. Every micro-batch
     draws others, and is a batch of its own to batch norm, whose running values are averages over the micro-batches: all as in
     DataParallel(Alone(), accumulate=m) on the whole model.
@@ -167,8 +168,17 @@ class Pipeline:
             value = value + examples * loss
             found = map_tree(lambda g, examples=examples: g * np.asarray(examples, g.dtype), found)
             total = found if total is None else map_tree(np.add, total, found)
-        stage, state = self._update(stage, state, *total, np.float64(len(x)))
-        return stage, state, broadcast(np.float64(value / len(x)), self.world, root=self.world.size - 1)
+        value, finite = self._told(value / len(x), total[0])
+        if finite:
+            stage, state = self._update(stage, state, *total, np.float64(len(x)))
+        return stage, state, value
+
+    def _told(self, value: Any, gradients: Any) -> tuple[np.float64, bool]:
+        """(loss, whether it and the gradients of all stages are finite), of which the last rank knows the loss."""
+        finite = all(np.isfinite(np.vdot(g, g)) for g in flatten(gradients)[0])
+        found = np.array([value if self.last else 0.0, 0.0 if finite else 1.0], np.float64)
+        all_reduce_in_place(found, self.world, algorithm="tree")
+        return np.float64(found[0]), bool(np.isfinite(found[0]) and found[1] == 0.0)
 
     def _updated(self, stage: Any, state: Any, gradients: Any, taps: dict[str, Any], examples: Any) -> tuple:
         gradients, taps = map_tree(lambda g: g / examples.astype(g.dtype), (gradients, taps))

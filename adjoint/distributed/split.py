@@ -19,7 +19,7 @@ from ..nn.layers import Linear
 from ..nn.modes import absorb, trainable, training
 from ..nn.module import Module, parameter_names
 from ..optim import Optimizer, apply_updates
-from ..train.loop import check_parts
+from ..train.loop import check_parts, choose
 from ..transforms.reverse import value_and_grad
 from ..transforms.taps import collect_taps
 from ..tree import Structure, flatten
@@ -29,7 +29,7 @@ from .communicator import Communicator
 from .rules import check_split_rule
 from .schedules import bounds
 from .sync_norm import replaced
-from .values import all_reduce, is_varying, per_rank
+from .values import all_reduce, is_varying, per_rank, replicate_to_varying
 
 
 class _Split(Module):
@@ -174,7 +174,8 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     draw random numbers, the same on every rank. Model and state are donated if compiled. The optimizer sees the rank's parts only: rules
     that treat elements alone (SGD, Adam, ...) are exact, others (clip_by_global_norm, Muon) are refused at the first step.
     nn.Dropout draws what it draws in one process, but between a ColumnLinear and a RowLinear: there every rank draws others for its own
-    features. Raises: ConfigError if batch norm stands between the two, where its running values would differ from rank to rank, and for
+    features. A step whose loss or gradient is not finite, on any rank, changes nothing.
+    Raises: ConfigError if batch norm stands between the two, where its running values would differ from rank to rank, and for
     a rule that looks at all gradients together.
 
     >>> from adjoint import nn, optim
@@ -203,14 +204,15 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
             check_split_rule(optimizer, model, _axes(flatten(model)[1]), world.size)
             checked = True
         types = (varying_leaves(model), False, False, False)
-        value, gradients, model = per_rank(functools.partial(_objective, loss, world), world, varying=types)(model, x, y, key)
-        updates, new_state = optimizer.update(gradients, state, model)
-        return apply_updates(model, updates), new_state, value
+        value, gradients, moved, finite = per_rank(functools.partial(_objective, loss, world), world, varying=types)(model, x, y, key)
+        updates, new_state = optimizer.update(gradients, state, moved)
+        return choose(finite, apply_updates(moved, updates), model), choose(finite, new_state, state), value
     return compile(step, donate=(0, 1)) if compiled else step
 
 
 def _objective(loss: Callable, world: Communicator, model: Any, x: Any, y: Any, key: Any) -> tuple:
-    """(loss, gradients, the model with its new statistics), inside of per_rank; gradients are None at buffers."""
+    """(loss, gradients, the model with its new statistics, whether all is finite on all ranks), inside of per_rank; gradients are None at
+    buffers."""
     own = lambda layer: _SplitDropout(layer, world) if type(layer) is Dropout else layer
     (value, gradients), taps = collect_taps(value_and_grad(lambda model: loss(replaced(training(model, key), own)(x), y)))(model)
     moved = absorb(model, taps)
@@ -218,7 +220,9 @@ def _objective(loss: Callable, world: Communicator, model: Any, x: Any, y: Any, 
         if is_varying(new, world) and not is_varying(old, world):
             raise ConfigError(explain(f"a split step: {name} would differ from rank to rank, whose features are other ones.",
                                       remedy="Put batch norm before the ColumnLinear, or after the RowLinear."))
-    return value, trainable(model, gradients), moved
+    gradients = trainable(model, gradients)
+    bad = np.where(np.isfinite(sum([np.sqrt(np.sum(g * g)) for g in flatten(gradients)[0]], value)), 0.0, 1.0)
+    return value, gradients, moved, all_reduce(replicate_to_varying(bad, world) if not is_varying(bad, world) else bad, world) == 0.0
 
 
 class _SplitDropout(Module):

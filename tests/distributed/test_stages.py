@@ -92,7 +92,7 @@ def test_gpipe_order_and_memory():
 
 
 def test_messages_of_a_step():
-    """Two stages: m activations one way, m cotangents the other, and the loss; one header for all of a size."""
+    """Two stages: m activations one way, m cotangents the other, the loss there and back; one header for all of a size."""
     def program(c):
         stage, (x, y), rule = stages(np.float64, 2)[c.rank], data(np.float64, 24), optim.sgd(0.1)
         pipeline, rounds = Pipeline(nn.cross_entropy, rule, c, micro_batches=MICRO, compiled=False), []
@@ -101,7 +101,7 @@ def test_messages_of_a_step():
             pipeline.step(stage, rule.init(stage), x, y)
             rounds.append(c.counts.rounds - before)
         return rounds
-    assert run_threads(2, program) == [[2 * MICRO + 2] * 2] * 2
+    assert run_threads(2, program) == [[2 * MICRO + 3] * 2] * 2
 
 
 def test_errors():
