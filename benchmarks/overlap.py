@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -338,11 +339,16 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]
         for _ in range(2):                                      # by turns: what else the machine does hits all alike
             for part, count in (("ranks", 1), ("ranks", 2), ("half", 1), ("exact", 1), ("exact", 2)):
                 found.setdefault((part, count), []).extend(on_one_machine(part, count, options.rounds)["steps"])
+            with ThreadPoolExecutor() as both:
+                for each in both.map(lambda _: on_one_machine("half", 1, options.rounds)["steps"], range(2)):
+                    found.setdefault(("apart", 1), []).extend(each)
         for (part, count), seconds in found.items():
             print(f"  {part:6s} {count} rank(s) of one thread: {middle(seconds)}")
-        one, two, half, exact = (statistics.median(found[each]) for each in (("ranks", 1), ("ranks", 2), ("half", 1), ("exact", 2)))
+        one, two, half, exact, apart = (statistics.median(found[each]) for each in (("ranks", 1), ("ranks", 2), ("half", 1), ("exact", 2),
+                                                                                    ("apart", 1)))
         print(f"2 ranks of one thread: {one / two:.2f} times the throughput of one (wanted 1.8; half the batch on one rank alone: "
-              f"{one / half:.2f}); exact_reduce takes {exact / two * 256 / 264:.2f} times as long an example")
+              f"{one / half:.2f}, two processes with half of it each that exchange nothing: {one / apart:.2f}); "
+              f"exact_reduce takes {exact / two * 256 / 264:.2f} times as long an example")
     known: dict[str, Callable[[], None]] = {
         "ready": lambda: ready(options.rounds), "cancel": lambda: cancel(options.rounds), "slept": slept, "real": real, "ranks": ranks}
     for name in options.parts.split(","):
