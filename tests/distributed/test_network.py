@@ -32,9 +32,9 @@ def test_interfaces_count_what_the_communicator_counts(tmp_path, figure):
         pytest.skip("there is no MPI runtime: pip install 'adjoint[mpi]'")
     words = "--ranks 2 --size 2e6 --rounds 1 --seconds 0.1 --deadline 60 --results".split()
     status, output = worlds.run([sys.executable, "-m", "benchmarks.network", *words, tmp_path / "r.json"], seconds=90)
-    if status == 77:
-        pytest.skip(output.strip())
     assert status == 0, output
+    if output.startswith("no shaped links"):
+        pytest.skip(output.splitlines()[0])                             # what the relay counts: test_relay.py
     rows = json.loads((tmp_path / "r.json").read_text())["rows"]
     for name in ("ring", "recursive_doubling", "parameter_server"):
         for counted, sent, received in rows[name]["counters"]:
