@@ -227,3 +227,11 @@ def test_where_the_first_to_end_was(folder):
     assert first_of(Seen, [inside], {0}, {}) == ""
     Seen.orphaned = True
     assert first_of(Seen, [inside], set(), {}) == ": a process between mpiexec and the ranks was killed"
+
+
+def test_a_process_that_ends_while_its_threads_are_listed_has_no_children(monkeypatch):
+    def gone(self, pattern):
+        raise FileNotFoundError(self)
+        yield
+    monkeypatch.setattr(Path, "glob", gone)
+    assert processes.children(os.getpid()) == []
