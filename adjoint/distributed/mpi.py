@@ -16,13 +16,11 @@ import numpy as np
 from ..errors import CommunicationError, explain
 from .communicator import Counts
 from .mpi_blocks import Blocks
-from .mpi_mail import Mail
+from .mpi_mail import Mail, pause
 from .mpi_mail import pieces as _pieces
 
 SPINS = 2000            # looks without a pause
 SPINS_ALONE = 20        # of these, looks before the core is offered to others between two: there may be more ranks than cores
-PAUSE, LONGEST_PAUSE = 50e-6, 300e-6        # seconds between later looks: SHARE of the time that was waited already, in these limits
-SHARE = 0.02
 _give_way = getattr(os, "sched_yield", lambda: time.sleep(0.0))
 SECONDS = 600.0         # deadline of an exchange
 
@@ -116,4 +114,4 @@ class MpiCommunicator(Mail, Blocks):
                 raise CommunicationError(explain(
                     f"rank {self.rank} of {self.size} has waited {self.seconds:g} s for rank {', '.join(map(str, late))}, in exchange "
                     f"{self.counts.rounds}.", remedy="See what that rank is doing: it has not entered this exchange, or it has died."))
-            time.sleep(min(max(PAUSE, SHARE * waited), LONGEST_PAUSE))
+            time.sleep(pause(waited))

@@ -114,7 +114,7 @@ class Mail:
             if rung and not unsent:
                 self._bell.wait(min(RUNG, limit - waited))
             elif looks > LOOKS:
-                self._bell.wait(min(max(SHORTEST, SHARE * waited), LONGEST))
+                self._bell.wait(pause(waited))
         if seconds is not None:
             return None
         raise CommunicationError(explain(
@@ -144,6 +144,15 @@ class Mail:
         """Forget letters that have left; whether there are others."""
         self._letters = [letter for letter in self._letters if not self._all_done(letter[0])]
         return bool(self._letters)
+
+
+def pause(waited: float) -> float:
+    """Seconds until the next look of a rank that has waited so long.
+
+    >>> pause(0.0), pause(0.01), pause(60.0)
+    (5e-05, 0.0002, 0.0003)
+    """
+    return min(max(SHORTEST, SHARE * waited), LONGEST)
 
 
 def pieces(array: np.ndarray) -> list[np.ndarray]:
