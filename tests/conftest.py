@@ -76,6 +76,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     return result
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes go by the name of their argument: compressed ones hold the time, and every process of a run must find the same tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """What tests/distributed/worlds.py noted here, for the process that writes the summary."""
     NOTES.update(getattr(sys.modules.get("worlds"), "NOTES", ()))
