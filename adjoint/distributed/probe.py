@@ -22,7 +22,7 @@ from .checks import number, world_of
 from .collectives import ALGORITHMS, Turn, carry_out, perform, schedule_of
 from .communicator import Communicator
 from .planner import COSTS
-from .profile import EAGER, SMALL, VERSION, Line, Profile, agreed, file_of, forget, host_names, kind_of, save
+from .profile import EAGER, MIDDLE, VERSION, Line, Profile, agreed, file_of, forget, host_names, kind_of, save, tell
 from .schedules import NOBODY
 from .simulator import Links
 
@@ -54,11 +54,10 @@ def timed(communicator: Communicator, call: Callable[[], object], seconds: float
         for _ in range(calls):
             call()
         return slowest(communicator, (time.perf_counter() - start) / calls)
-    first = batch(1)                                        # pages are touched, connections made; it counts if there is no time for more
-    calls = int(min(max(seconds / BATCHES / max(first, 1e-7), 1), MOST))
-    if calls == 1 and first > seconds:
-        return first
-    return min(batch(calls) for _ in range(BATCHES if calls > 1 or first * BATCHES <= seconds else 1))
+    first = batch(1)                                        # pages are touched, connections made
+    affordable = int(min(seconds / max(first, 1e-7), BATCHES * MOST))
+    batches = min(max(affordable, 1), BATCHES)              # at least one more call: the first, or a disturbed one, says little
+    return min(first, *(batch(max(affordable // BATCHES, 1)) for _ in range(batches)))
 
 
 def line_through(pairs: Sequence[tuple[int, float]]) -> Line:
@@ -136,19 +135,20 @@ def _same_bits(communicator: Communicator) -> bool:
 
 
 def _timings(communicator: Communicator, line: Line, seconds: float) -> dict[str, list[tuple[int, float]]]:
-    """(bytes, seconds) of each all-reduce at each of SIZES that there is time for; one that is four times too slow for a message that is
-    not small is not tried again."""
+    """(bytes, seconds) of each all-reduce at each of SIZES that there is time for; one that is four times too slow for a large message
+    is not tried again. The larger the size, the more of the time it gets: its calls are few."""
     found: dict[str, list[tuple[int, float]]] = {}
     slow: set[str] = set()
-    for size in SIZES:
+    for part, size in enumerate(SIZES, 1):
         calls = {name: call for name, call in _all_reduces(communicator, size).items() if name not in slow}
         expected = sum(COSTS.get(name, COSTS["ring"])(communicator.size, size, Links(line.latency, line.bandwidth)) for name in calls)
-        if found and expected > seconds:
+        if found and 2 * expected > seconds:
             break
-        times = {name: timed(communicator, call, seconds / len(SIZES) / len(calls)) for name, call in calls.items()}
-        for name, each in times.items():
-            found.setdefault(name, []).append((size, each))
-            if each > 4 * min(times.values()) and size > SMALL:
+        each = seconds * part / sum(range(len(SIZES) + 1)) / len(calls)
+        times = {name: timed(communicator, call, each) for name, call in calls.items()}
+        for name, took in times.items():
+            found.setdefault(name, []).append((size, took))
+            if took > 4 * min(times.values()) and size > MIDDLE:
                 slow.add(name)
     return found
 
@@ -178,7 +178,7 @@ def _adding(communicator: Communicator, size: int, copying: float, seconds: floa
 def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True) -> Profile:
     """Measure this world in about `seconds`; on rank 0 the profile is kept, and `all_reduce` chooses by it from then on, on all ranks.
 
-    It is a collective: every rank calls it. The same profile is returned everywhere but for the hosts, which rank 0 alone knows.
+    It is a collective: every rank calls it. The same profile is returned everywhere.
     Raises: ConfigError for a world of one rank.
 
     >>> from adjoint.distributed import run_threads
@@ -196,8 +196,12 @@ def probe(communicator: Communicator, *, seconds: float = 3.0, keep: bool = True
     plain = _ladder(communicator, lambda size: _round(communicator, size, False), 0.15 * seconds)
     rounds = _to_the_largest(plain)
     adding = _adding(communicator, plain[-1][0], copying, 0.1 * seconds)
-    timings = _timings(communicator, rounds, 0.4 * seconds)
-    profile = Profile(VERSION, kind_of(communicator), [names.index(name) for name in names], ladder,
+    timings = _timings(communicator, rounds, 0.5 * seconds)
+    hosts = np.zeros(communicator.size, np.int64)
+    if communicator.rank == 0:                              # who alone knows all names
+        hosts[:] = [names.index(name) for name in names]
+    tell(communicator, hosts)
+    profile = Profile(VERSION, kind_of(communicator), hosts.tolist(), ladder,
                       line_through([pair for pair in ladder if pair[0] <= EAGER] or ladder), _to_the_largest(ladder), rounds,
                       adding, copying, timings)
     if keep and communicator.rank == 0:

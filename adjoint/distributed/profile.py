@@ -71,11 +71,18 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Links(line.latency, line.bandwidth, self.adding)
 
     def costs(self) -> dict[str, Cost]:
-        """Seconds of an all-reduce by name, as measured here: where all ranks are busy at once, and where a server takes one at a time.
-        (The links that a cost is given are not looked at.)"""
+        """Seconds of an all-reduce by name, as measured here (the links that a cost is given are not looked at).
+
+        It is the formula, on the links of ranks that are all busy, or of a server that takes one at a time, times what the whole all-reduce
+        took over it, interpolated between the sizes that were timed: ranks on one processor take turns, a ring's blocks overlap.
+        """
         one_by_one = Links(self.rendezvous.latency, self.rendezvous.bandwidth, self.copying)
-        return {name: functools.partial(_measured, cost, one_by_one if name == "parameter_server" else self.links())
-                for name, cost in COSTS.items()}
+        found: dict[str, Cost] = {}
+        for name, cost in COSTS.items():
+            links = one_by_one if name == "parameter_server" else self.links()
+            over = tuple((math.log(size), seconds / cost(len(self.hosts), size, links)) for size, seconds in self.timings.get(name, ()))
+            found[name] = functools.partial(_measured, cost, links, over)
+        return found
 
     def table(self, *, natively: bool = True) -> Table:
         """The fastest algorithm around every measured size; from one size to the next the border is their geometric mean, and far beyond
@@ -99,8 +106,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (*made, *((limit, name) for limit, name in DEFAULT if limit > reached))
 
 
-def _measured(cost: Cost, links: Links, n: int, size: float, _: Links) -> float:
-    return cost(n, size, links)
+def _measured(cost: Cost, links: Links, over: tuple[tuple[float, float], ...], n: int, size: float, _: Links) -> float:
+    """The cost on `links`, times what was measured over it: (log of bytes, factor), interpolated between sizes."""
+    factor = np.interp(math.log(max(size, 1.0)), *np.array(over).T) if over else 1.0
+    return float(factor) * cost(n, size, links)
 
 
 def file_of(kind: str, names: Sequence[bytes]) -> Path | None:
@@ -155,8 +164,10 @@ def _fault(profile: Profile) -> str:
         return f"unknown algorithms {', '.join(sorted(set(profile.timings) - set(NAMES)))}"
     if not all(0 < rate < math.inf for rate in rates) or not all(0 <= line.latency < math.inf for line in lines):
         return "a latency or bandwidth that is none"
-    if not all(size >= 0 and 0 < seconds < math.inf for size, seconds in pairs):
+    if not all(size > 0 and 0 < seconds < math.inf for size, seconds in pairs):
         return "a time that is none"
+    if len(profile.hosts) < 2:
+        return "it has no two ranks"
     return ""
 
 
@@ -233,7 +244,7 @@ def _agree(communicator: Communicator) -> Choice:
             table = DEFAULT if profile is None else profile.table(natively=natively)
             sent[start:start + len(table)] = [(limit, NAMES.index(name)) for limit, name in table]
         sent[-1, 1] = local_ranks(names)
-    _tell(communicator, sent)
+    tell(communicator, sent)
     tables = (tuple((int(limit), NAMES[index]) for limit, index in part if limit) for part in (sent[:_MOST], sent[_MOST:-1]))
     return Choice(*tables, int(sent[-1, 1]))
 
@@ -255,8 +266,12 @@ def host_names(communicator: Communicator) -> list[bytes]:
         communicator.counts = kept
 
 
-def _tell(communicator: Communicator, array: np.ndarray) -> None:
-    """Rank 0's array, on every rank. Not counted."""
+def tell(communicator: Communicator, array: np.ndarray) -> None:
+    """Rank 0's array, on every rank, in place. Not counted.
+
+    >>> from adjoint.distributed import Alone
+    >>> tell(Alone(), np.zeros(3))
+    """
     kept, communicator.counts = communicator.counts, Counts()
     try:
         for other in range(1, communicator.size):

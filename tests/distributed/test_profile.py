@@ -10,6 +10,7 @@ import pytest
 
 from adjoint.distributed import Alone, Links, run_threads, schedules
 from adjoint.distributed.collectives import all_reduce_in_place, carry_out
+from adjoint.distributed.planner import COSTS
 from adjoint.distributed.probe import line_through, probe, timed
 from adjoint.distributed.profile import DEFAULT, VERSION, Line, Profile, agreed, chosen, file_of, forget, host_names, load, save
 from adjoint.errors import ConfigError
@@ -54,7 +55,8 @@ def test_what_is_saved_is_loaded(folder):
     ({"adding": 0.0}, "bandwidth that is"), ({"adding": "fast"}, "Expected `float`"),
     ({"rounds": {"latency": -1.0, "bandwidth": 1.0}}, "latency"), ({"extra": 1}, "extra"),
     ({"timings": {"ring": [[8, -1.0]]}}, "a time that is none"), ({"timings": {"ring": [[8, 0.0]]}}, "a time that is none"),
-    ({"ladder": [[-1, 1.0]]}, "a time that is none"), ({"copying": 0.0}, "bandwidth that is"),
+    ({"ladder": [[-1, 1.0]]}, "a time that is none"), ({"hosts": [0]}, "no two ranks"),
+    ({"timings": {"ring": [[0, 1.0]]}}, "a time that is none"), ({"copying": 0.0}, "bandwidth that is"),
     ({"eager": {"latency": 1.0, "bandwidth": 0.0}}, "bandwidth that is")])
 def test_a_damaged_file_is_left_aside(folder, change, match):
     damaged = json.loads(msgspec.json.encode(made())) | change
@@ -111,7 +113,7 @@ def test_the_probe_measures_keeps_and_is_used_from_then_on():
         return before, profile, chosen(8, c)
     (before, profile, after), (_, other, after_there) = run_threads(2, program)
     assert before == "recursive_doubling" and after == after_there == profile.table()[0][1]
-    assert load(place_of(2)) == profile and profile.timings == other.timings and profile.hosts == [0, 0]
+    assert load(place_of(2)) == profile and profile == other and profile.hosts == [0, 0]
     assert set(profile.timings) == {"ring", "recursive_doubling", "halving_doubling", "tree", "parameter_server"}
     assert profile.ladder[0][0] == 8 and profile.links(8).latency == profile.eager.latency
 
@@ -120,7 +122,7 @@ def test_a_profile_that_cannot_be_kept_is_a_warning(folder, monkeypatch):
     (folder / "file").write_text("")
     monkeypatch.setenv("ADJOINT_CACHE_DIR", str(folder / "file"))
     with pytest.warns(RuntimeWarning, match="is not used"), pytest.warns(RuntimeWarning, match="the profile cannot be kept"):
-        assert run_threads(2, lambda c: probe(c, seconds=0.1))[1].hosts == [0]
+        assert run_threads(2, lambda c: probe(c, seconds=0.1))[1].hosts == [0, 0]
 
 
 def test_lines_and_times():
@@ -139,6 +141,19 @@ def test_costs_are_those_of_the_lines_that_were_measured():
     costs, elsewhere = profile.costs(), Links(1.0, 1.0)
     assert costs["ring"](2, 8e6, elsewhere) == pytest.approx(2 * (1e-6 + 4e6 / 1e9) + 4e6 / 4e9)
     assert costs["parameter_server"](2, 8e6, elsewhere) == pytest.approx(2 * (2e-6 + 8e6 / 2e9) + 8e6 / 8e9)
+
+
+def test_costs_go_through_the_all_reduces_that_were_measured():
+    """Where ranks take turns on a processor no line knows it; between two sizes and beyond the last the formula is stretched alike."""
+    timings = {"ring": [(1000, 5e-6), (8_000_000, 20e-3)]}
+    profile = Profile(VERSION, "threads", [0, 0], [], LINE, Line(2e-6, 2e9), Line(1e-6, 1e9), 4e9, 8e9, timings)
+    ring, elsewhere = profile.costs()["ring"], Links(1.0, 1.0)
+    formula = lambda n, size: COSTS["ring"](n, size, profile.links())
+    assert ring(2, 1000, elsewhere) == pytest.approx(5e-6, rel=1e-12) and ring(2, 8e6, elsewhere) == pytest.approx(20e-3, rel=1e-12)
+    assert ring(4, 80e6, elsewhere) / formula(4, 80e6) == pytest.approx(20e-3 / formula(2, 8e6), rel=1e-12)
+    middle = ring(2, np.sqrt(1000 * 8e6), elsewhere) / formula(2, np.sqrt(1000 * 8e6))
+    assert middle == pytest.approx((5e-6 / formula(2, 1000) + 20e-3 / formula(2, 8e6)) / 2, rel=1e-9)
+    assert profile.costs()["tree"](2, 8e6, elsewhere) == COSTS["tree"](2, 8e6, profile.links())
 
 
 def test_small_messages_have_a_line_of_their_own():
