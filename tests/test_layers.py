@@ -24,7 +24,7 @@ LEVELS = [
 ORDER = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
 
 # Third-party packages and the parts that may import them (None: all).
-OWNERS = {"numpy": None, "llvmlite": {"compiler"}, "msgspec": {"train", "interop", "distributed"}, "safetensors": {"train"},
+OWNERS = {"numpy": None, "llvmlite": {"compiler"}, "msgspec": {"compiler", "train", "interop", "distributed"}, "safetensors": {"train"},
           "click": {"cli"}, "rich": {"train", "cli"}, "platformdirs": {"compiler", "cli"}, "scipy": {"compiler"}, "hypothesis": {"testing"},
           "mpmath": {"testing"}, "mpi4py": {"distributed"}}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__"}

@@ -54,14 +54,16 @@ def key(*parts: str | bytes) -> str:
 
 @cache
 def sources() -> str:
-    """Digest of the package's own sources that decide the code: about 2 ms, once per process."""
-    package = Path(__file__).resolve().parent.parent
+    """Digest of the package's own sources that decide the code: about 5 ms, once per process."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     digest = hashlib.sha256()
     for name in _SOURCES:
-        path = package / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            data = file.read_bytes()
-            digest.update(f"{file.relative_to(package)} {len(data)}\n".encode())
+        path = os.path.join(package, name)
+        inside = (os.path.join(folder, file) for folder, _, files in os.walk(path) for file in files if file.endswith(".py"))
+        for each in sorted(inside) if os.path.isdir(path) else [path]:
+            with open(each, "rb", buffering=0) as file:         # not a Path: a hundred of them take longer than reading
+                data = file.read()
+            digest.update(f"{each[len(package):]} {len(data)}\n".encode())
             digest.update(data)
     return digest.hexdigest()
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from msgspec import Struct
 
 _API_SLOTS = {"PyArray_NewFromDescr": 94, "PyArray_Scalar": 60, "PyArray_ScalarAsCtype": 62}
 _ABI_VERSION = 0x02000000       # NumPy 2.x; slot 0 of the table answers with it
@@ -28,8 +28,7 @@ _PYTHON = (
 )
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Byte offsets: of an object's type, of the fields of an ndarray and of a dtype."""
 
     type: int

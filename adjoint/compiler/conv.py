@@ -9,9 +9,9 @@ May import: llvmlite, loops, flow, target, microkernel, convplan, matmul. Read n
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import llvmlite.ir as ir
+from msgspec import Struct
 
 from .convplan import SEGMENT, ConvPlan, plan_convolution, row_words
 from .flow import (
@@ -132,8 +132,7 @@ def _tiles_function(module: ir.Module, target: Target, free: int, emit_poll: Emi
     return function
 
 
-@dataclass(frozen=True)
-class _Panel:
+class _Panel(Struct, frozen=True):
     """The panel of the current work item: its kernel, its record, where it begins in B and in C, its columns."""
 
     kernel: ir.Value
@@ -145,8 +144,7 @@ class _Panel:
     columns: ir.Value
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(Struct, frozen=True):
     """A segment and the rows of it that the work item takes: `count` from `begin` on, listed so many bytes into the tables."""
 
     record: ir.Value

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from ..core.graph import Atom
 from .loops import LANE_BYTES, Convolution, Index, Operand, Value, Walk
@@ -25,8 +25,7 @@ TILE = 8                 # rows of a tile, about
 UNROLLED = 32            # terms of a sum that are written one after the other
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(Struct, frozen=True):
     """The axes of a convolution by their letters, and their sizes."""
 
     x: str

@@ -10,9 +10,11 @@ May import: loops, microkernel, pieces, target. Read next: conv.py.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd, lcm
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .loops import Convolution
 from .microkernel import Tile, narrow_tile, wide_tile
@@ -32,8 +34,7 @@ FEWEST_SUMS = 8          # vectors of a tile that hide the latency of fma
 TABLE = 512              # entries of the table of blocks that stay in the first cache level
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """Rows first .. first + rows of a piece, in chunks; its sums begin `place` rows into the buffer of its span."""
 
     piece: int
@@ -43,8 +44,7 @@ class Segment:
     place: int
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(Struct, frozen=True):
     """Rows at equal distances that one entry of the tables stands for: how many, how far apart in A (in elements) and in m."""
 
     rows: int
@@ -52,8 +52,7 @@ class Stretch:
     m: int
 
 
-@dataclass(frozen=True)
-class ConvPlan:
+class ConvPlan(Struct, frozen=True, dict=True):
     """The cut of one convolution, or of some of its pieces. stretch: the rows of a piece count stretches, each a tile."""
 
     convolution: Convolution

@@ -7,7 +7,8 @@ them as their epilogue; reductions take the elementwise nodes that only they rea
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..core.graph import Graph, Node, Var
 from ..errors import NoLowering, explain
@@ -16,8 +17,7 @@ from ..primitives.kinds import Contract, Control, Convolve, General, Reduce, Sca
 PRODUCTS = ("contract", "convolve")      # kinds of kernels that take an epilogue
 
 
-@dataclass(eq=False)
-class Group:
+class Group(Struct, eq=False):
     """Nodes of one kernel. kind: "map" (elementwise), "reduce", "contract", "convolve", "general", "control", "view" (no kernel)."""
 
     kind: str

@@ -7,8 +7,9 @@ Read next: simplify.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ..core.aval import Aval
 from ..core.graph import Atom, Graph, Literal, Node, Var
@@ -64,8 +65,7 @@ def broadcast_scalar(atom: Atom, made: dict[Var, Node]) -> Literal | None:
     return atom if isinstance(atom, Literal) and atom.aval.shape == () else None
 
 
-@dataclass(eq=False)
-class Carry:
+class Carry(Struct, eq=False):
     """A carried value: what it is inside, at first, at the end of the body, and behind the loop."""
 
     inner: Var

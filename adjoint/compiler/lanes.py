@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 
 from ..errors import CompileError
 from .control import STATUS
@@ -31,8 +31,7 @@ class Cell(NamedTuple):
     is_literal: bool = False
 
 
-@dataclass
-class Frame:
+class Frame(Struct):
     """What a function shares among its statements: where it is written, the pointers to its buffers, the alias facts."""
 
     out: Writer | Inserted
@@ -283,8 +282,7 @@ class Lanes:
         out.enter(fine)
 
 
-@dataclass(frozen=True)
-class _Operands:
+class _Operands(Struct, frozen=True):
     """Arguments of a Let as texts of `lanes` lanes; `dtype` and `kinds` are theirs."""
 
     dtype: np.dtype

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
+from msgspec import Struct
 
 from ..errors import NoLowering, explain
 from . import cache as cache_files
@@ -29,8 +29,7 @@ _NAMES = ("scipy_{}_64_", "scipy_{}_", "{}_64_", "{}$NEWLAPACK$ILP64", "{}$NEWLA
 PREFIX = "adjoint_lapack_"
 
 
-@dataclass(frozen=True)
-class Library:
+class Library(Struct, frozen=True):
     """Where the process has LAPACK: address of each routine ("dgesv"), and bytes of its integers."""
 
     addresses: dict[str, int]

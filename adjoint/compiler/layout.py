@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from msgspec import Struct, field
 
 from ..core.aval import Aval
 from ..core.graph import Atom, Graph, Literal, Node, Var
@@ -28,8 +29,7 @@ ROUNDS = 4               # a rearrangement that has sunk may meet its next regio
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Arrangement:
+class Arrangement(Struct, frozen=True, dict=True):
     """All elements of an array in row-major memory, in another order: `shape`, and how far each axis moves (0 for axes of one element)."""
 
     shape: Shape
@@ -128,8 +128,7 @@ def normal_forms(graph: Graph) -> tuple[Graph, Origins]:
     return Graph(graph.inputs, nodes, [known.get(a, a) for a in graph.outputs], graph.captures), origins
 
 
-@dataclass(eq=False)
-class _Region:
+class _Region(Struct, eq=False):
     """Elementwise nodes of one shape that read each other."""
 
     nodes: list[Node] = field(default_factory=list)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import llvmlite.binding as binding
 import llvmlite.ir as ir
+from msgspec import Struct, field
 
 from ..errors import CompileError
 from .control import READY
@@ -32,8 +32,7 @@ from .target import Target, host_target
 _LISTS = 1000                # number of the first list of alias scopes
 
 
-@dataclass(frozen=True)
-class Compiled:
+class Compiled(Struct, frozen=True):
     """Object code exporting `program`, and the symbols that it needs from the process."""
 
     data: bytes

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct, field
 
 LANE_BYTES = 64          # width of the logical lanes of a Fold, on every target
 FOLD_BLOCK = 4096        # elements that one block of a Fold covers
@@ -20,31 +20,31 @@ FOLD_BLOCK = 4096        # elements that one block of a Fold covers
 _serial = itertools.count()
 
 
-@dataclass(frozen=True, eq=False)
-class Value:
+class Value(Struct, frozen=True, eq=False):
     """A scalar in single assignment; its identity is its name. dtype may also be uint32 or uint64 (bit patterns)."""
 
     dtype: np.dtype
     number: int = field(default_factory=lambda: next(_serial))
 
 
-@dataclass(frozen=True, eq=False)
-class Var:
+class Var(Struct, frozen=True, eq=False):
     """A loop variable: an int64 that runs from 0 to the extent of its loop."""
 
     number: int = field(default_factory=lambda: next(_serial))
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(Struct, frozen=True):
     """An element offset into a buffer: offset + sum of stride * term, terms being loop variables or int64 values."""
 
     offset: int = 0
     terms: tuple[tuple[Var | Value, int], ...] = ()
 
+    def with_terms(self, terms: tuple[tuple[Var | Value, int], ...]) -> Index:
+        """From the same offset on."""
+        return Index(self.offset, terms)
 
-@dataclass(frozen=True)
-class Let:
+
+class Let(Struct, frozen=True):
     """out = op(*args), one operation on scalars of one dtype; each is exactly one IEEE or integer operation.
 
     const                               attr is the value
@@ -72,8 +72,7 @@ class Let:
     attr: object = None
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(Struct, frozen=True):
     """out = buffer[index]. bool buffers hold bytes 0 and 1."""
 
     out: Value
@@ -81,8 +80,7 @@ class Load:
     index: Index
 
 
-@dataclass(frozen=True)
-class Store:
+class Store(Struct, frozen=True):
     """buffer[index] = value."""
 
     buffer: int
@@ -90,16 +88,14 @@ class Store:
     value: Value
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, frozen=True):
     """If `ok` is false anywhere, the program stops before its commit point with error `code` (an index into Program.errors)."""
 
     ok: Value
     code: int
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(Struct, frozen=True):
     """A routine of the process (lapack.py): 0 = routine(places, numbers), or the program stops with error `code`, as at a Check.
 
     places: (buffer, index of the first element, how many follow from there), each read and written. A kernel with such a statement
@@ -112,8 +108,7 @@ class Foreign:
     code: int
 
 
-@dataclass(frozen=True)
-class Carry:
+class Carry(Struct, frozen=True):
     """A value that a serial loop carries: `initial` before it, `inside` at the top of the body, `following` at its end, `result` after."""
 
     initial: Value
@@ -122,8 +117,7 @@ class Carry:
     result: Value
 
 
-@dataclass(frozen=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """Run body for var = 0 .. extent-1. kind "vector": iterations are independent and may run in lanes (no Carry); "serial": in order.
 
     A vector loop may contain serial loops and Folds (they run lane by lane), never another vector loop.
@@ -136,8 +130,7 @@ class Loop:
     carries: tuple[Carry, ...] = ()
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(Struct, frozen=True):
     """result = the reduction of `value` (computed by body) over var = 0 .. extent-1, in an order fixed by extent and dtype alone.
 
     With lanes L = LANE_BYTES / itemsize: elements are cut into blocks of FOLD_BLOCK. Within a block, lane l starts from the
@@ -159,8 +152,7 @@ class Fold:
 Statement = Let | Load | Store | Check | Foreign | Loop | Fold
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """One loop nest. `var` over `extent` is the axis that threads may split (statically); kernels with extent 1 run on one thread."""
 
     name: str
@@ -170,8 +162,7 @@ class Kernel:
     cost: float = 0.0            # estimated scalar operations, for the choice of threads
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(Struct, frozen=True):
     """A strided view of a buffer: element (i, j, ...) lies at offset + sum of strides * index. Strides are in elements."""
 
     buffer: int
@@ -179,8 +170,7 @@ class Operand:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Contraction:
+class Contraction(Struct, frozen=True):
     """C[b, m, n] = sum over k of A[b, m, k] B[b, k, n], accumulated serially over k with fma from zero, then the epilogue.
 
     The epilogue is statements in the variables (b, m, n) and the value `accumulator`; its Stores are the only writes. It holds no
@@ -200,8 +190,7 @@ class Contraction:
     epilogue: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
-class Walk:
+class Walk(Struct, frozen=True):
     """A window's walk along one axis of A: free index i and summed index j meet at place (stride i + dilation j - low) / spread.
 
     Where that is no whole number of 0 .. size - 1 the term is left out; else the element lies `step` elements per place further.
@@ -217,8 +206,7 @@ class Walk:
     step: int
 
 
-@dataclass(frozen=True)
-class Convolution:
+class Convolution(Struct, frozen=True):
     """C[b, m, n] = sum over k of A[b, m, k] B[b, k, n], where m counts the `free` axes and k the `summed` axes, both row-major.
 
     Accumulated serially over k with fma from zero, as in a Contraction, terms outside A left out, then the epilogue. Strides: a is
@@ -248,8 +236,7 @@ class Convolution:
         return math.prod(self.summed)
 
 
-@dataclass(frozen=True)
-class Buffer:
+class Buffer(Struct, frozen=True):
     """Memory of `size` elements. role: "input", "output", "hidden" (captured array), "arena", "pack"; `slot` orders those of a role.
 
     An arena buffer's `offset` is its byte offset in the arena (64-byte aligned). A donated input is written in the commit tail.
@@ -262,8 +249,7 @@ class Buffer:
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Struct, frozen=True):
     """Steps over buffers. Steps before `commit` write no donated buffer; those from `commit` on cannot fail.
 
     signals: the buffer that holds the words of a Signals, or -1.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from ..core.graph import Atom, Literal, Node, Var
 from . import communication, lapack
@@ -24,8 +24,7 @@ SMALL = 8192             # flat kernels up to this many elements are one iterati
 COSTLY = 60_000.0        # unless they cost so much that a second thread helps
 
 
-@dataclass(frozen=True)
-class Const:
+class Const(Struct, frozen=True):
     """A uniform value of a shape: no memory behind it."""
 
     value: Any
@@ -45,8 +44,7 @@ class Const:
 Place = Ref | Const
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """What a failed check means: the kind of error, its facts, and the node it came from."""
 
     kind: str
@@ -277,8 +275,7 @@ def _chunk(extent: int, cost: float) -> int:
     return max(64, min(CHUNK, extent // 8 // 64 * 64)) if cost > COSTLY else SMALL
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(Struct, frozen=True):
     """An index that is a sum of loop variables: base + sum of factor * var."""
 
     terms: tuple[tuple[Any, int], ...]

@@ -10,9 +10,10 @@ flow.py, target.py, microkernel.py, pack.py, product.py. Read next: plan.py, pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .flow import BYTE, I64, PTR, VOID, at, counted_loop, element_type, i64, lanes_below, minimum, record, times
 from .loops import Contraction, Operand
@@ -36,8 +37,7 @@ COST_OF_CYCLE = 2.5      # operations of a vector loop in the time of one cycle
 STEP_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR, PTR])
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """A function over [0, extent); any split gives the same bits. cost: of as many operations of a vector loop."""
 
     function: ir.Function

@@ -11,10 +11,10 @@ May import: llvmlite, flow.py, target.py. Read next: product.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import llvmlite.ir as ir
 import numpy as np
+from msgspec import Struct
 
 from .flow import (
     I1,
@@ -47,8 +47,7 @@ GROUP = 4                # steps of k between two requests for memory ahead
 ASK = 2                  # lines of 64 bytes in one request
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(Struct, frozen=True):
     """The part of C that one call of a microkernel holds in registers: `rows` x `vectors` vectors."""
 
     rows: int

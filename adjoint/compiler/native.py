@@ -6,14 +6,14 @@ May import: L0-L3, pipeline, llvm, cache, jit, runtime, signature. Read next: co
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..core.graph import Graph
 from ..errors import (
@@ -47,8 +47,7 @@ THREADS_ABOVE = 40e-6                 # estimated seconds above which a call use
 MAX_THREADS = 64
 
 
-@dataclass(frozen=True)
-class Native:
+class Native(Struct, frozen=True, dict=True):
     """A linked program with what its failures mean and how it came to be."""
 
     built: Built
@@ -157,7 +156,7 @@ def results_of(structure: Structure, records: Sequence[Any]) -> Any:
             return {k: plain(x) for k, x in tree.items()}
         if isinstance(tree, (tuple, list)):
             return type(tree)(map(plain, tree))
-        return dataclasses.replace(tree, children=tuple(map(plain, tree.children))) if isinstance(tree, (Record, Named)) else tree
+        return replace(tree, children=tuple(map(plain, tree.children))) if isinstance(tree, (Record, Named)) else tree
     return plain(tree_of(structure, records))
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from .loops import Convolution, Walk
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Struct, frozen=True):
     """first, first + step, ... : `count` indices."""
 
     first: int
@@ -26,8 +25,7 @@ class Run:
     count: int
 
 
-@dataclass(frozen=True)
-class AxisPiece:
+class AxisPiece(Struct, frozen=True):
     """Free indices that meet the same summed ones; the place of the first pair, and how it moves with either."""
 
     free: Run
@@ -37,8 +35,7 @@ class AxisPiece:
     by_summed: int
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Rows and terms of one piece. rows: (count, step of A, step of m) per free axis; depth: (count, step of A, step of B) per summed
     axis, in elements; a, b and m: where the first ones lie."""
 

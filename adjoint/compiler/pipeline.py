@@ -7,10 +7,10 @@ Read next: compile.py.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from ..core.graph import Graph, Literal, Var
 from ..transforms.calls import inline
@@ -25,8 +25,7 @@ from .steps import leaves
 from .views import Ref, fresh
 
 
-@dataclass(frozen=True)
-class Built:
+class Built(Struct, frozen=True):
     """A program, what its failures mean, and the arrays behind its hidden inputs, in slot order."""
 
     program: Program

@@ -7,8 +7,10 @@ pack.py. Read next: matmul.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import lcm
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .loops import Contraction, Operand, Store
 from .microkernel import ASK, GROUP, Tile, narrow_tile, row_tile, wide_tile
@@ -26,8 +28,7 @@ def ceil_divide(a: int, b: int) -> int:
     return -(-a // b)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The cut of one contraction, already oriented so that the lanes run along n.
 
     turns_back: stores want lanes along m (the contraction is the transpose of the one given, or has a single column):

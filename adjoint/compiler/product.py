@@ -9,9 +9,9 @@ May import: llvmlite, flow.py, microkernel.py, target.py. Read next: matmul.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import llvmlite.ir as ir
+from msgspec import Struct
 
 from .flow import I1, I64, PTR, VOID, Fields, at, call_pointer, counted_loop, i64, minimum
 from .microkernel import KERNEL_TYPE
@@ -53,8 +53,7 @@ def product_function(module: ir.Module, target: Target, emit_poll: EmitPoll | No
     return function
 
 
-@dataclass(frozen=True)
-class _Panels:
+class _Panels(Struct, frozen=True):
     """The panels that the current tile belongs to."""
 
     a: ir.Value

@@ -7,10 +7,10 @@ halves of one buffer. May import: L0-L3, fuse, lower, steps, views. Read next: s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from ..core.graph import Atom, Graph, Node, Var
 from .fuse import Group, fuse
@@ -136,8 +136,7 @@ class Windows:
         return Carried(found[0], found[1], entry, line(int(reverse)), line(int(not reverse)))
 
 
-@dataclass(frozen=True)
-class Carried:
+class Carried(Struct, frozen=True):
     """Where a carried value lies: for a pass that reads it, for the same pass to store the next one, after a number of passes; and, if its
     states are kept, the sequences of what the steps read and of what they stored."""
 

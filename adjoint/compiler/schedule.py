@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from ..core.graph import Atom, Graph, Literal, Node, Var
 from .convolving import alone, convolution, farthest_first, is_alone, memory_order, words_of

@@ -9,7 +9,8 @@ May import: control, irtext, loops, steps. Read next: llvm.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from . import control as at
 from .irtext import Inserted, ModuleText, Writer
@@ -22,8 +23,7 @@ LOOK_COST = 20_000           # scalar operations of the passes of a loop between
 _MOST_PASSES = 1024          # passes between two looks, however short they are
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """A function over [0, extent), to be cut at multiples of `grain`; it takes the pointers `buffers`, or the whole table."""
 
     function: str
@@ -38,8 +38,7 @@ class Step:
         return self.cost >= PARALLEL_COST and self.extent > self.grain
 
 
-@dataclass(frozen=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """Passes over `test` and `body`; see steps.Repeat, whose fields these are."""
 
     extent: int | None
@@ -66,8 +65,7 @@ class Loop:
     checks = property(lambda self: any(item.checks for item in self.items))
 
 
-@dataclass(frozen=True)
-class Fork:
+class Fork(Struct, frozen=True):
     """One of two lists of items, by the bool in buffer `flag`."""
 
     flag: int

@@ -7,15 +7,14 @@ the Program. May import: tree. Read next: records.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from ..tree import Structure
 
 
-@dataclass(frozen=True)
-class Array:
+class Array(Struct, frozen=True):
     """An argument: a native, aligned, C-contiguous array; without axes a NumPy scalar will do. Donated: must be writeable."""
 
     dtype: np.dtype
@@ -24,8 +23,7 @@ class Array:
     donated: bool = False
 
 
-@dataclass(frozen=True)
-class Scalar:
+class Scalar(Struct, frozen=True):
     """An argument: a Python number of exactly the type `kind` (float, int, bool), stored as `dtype` in its buffer."""
 
     kind: type
@@ -33,15 +31,13 @@ class Scalar:
     buffer: int
 
 
-@dataclass(frozen=True)
-class Handle:
+class Handle(Struct, frozen=True):
     """An argument recognized by identity: the very object given to `Specialization.hold(slot, ...)`."""
 
     slot: int
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """A node: an instance of exactly `type`, with a child for each attribute named. Made without calling `__init__`."""
 
     type: type
@@ -49,23 +45,20 @@ class Record:
     children: tuple[object, ...]
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(Struct, frozen=True):
     """A node: a named tuple of exactly `type`."""
 
     type: type
     children: tuple[object, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Static:
+class Static(Struct, frozen=True, eq=False):
     """A leaf of an argument that belongs to the program: the same object, or an equal int, float or str."""
 
     value: object
 
 
-@dataclass(frozen=True)
-class Fresh:
+class Fresh(Struct, frozen=True):
     """A result in new memory: an array, or a NumPy scalar where there are no axes."""
 
     dtype: np.dtype
@@ -73,22 +66,19 @@ class Fresh:
     buffer: int
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(Struct, frozen=True):
     """A result: the object that slot `slot` holds."""
 
     slot: int
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(Struct, frozen=True):
     """A result: the argument at this position, whose memory the program wrote (donated)."""
 
     argument: int
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(Struct, frozen=True):
     """What a program is called with and what it gives back. Buffers are numbered as in its Program.
 
     `arguments` are trees of Array, Scalar, Handle and Static in tuples, lists, dicts, Records and Named; `results` is

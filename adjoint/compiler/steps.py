@@ -8,16 +8,16 @@ May import: loops. Read next: repeats.py (how they are made), sequence.py (how t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from .loops import Buffer, Program
 
 UNKNOWN_PASSES = 16          # what an estimate assumes of a loop that runs while a condition holds
 
 
-@dataclass(frozen=True)
-class Window(Buffer):
+class Window(Buffer, frozen=True):
     """`size` elements of buffer `base`, from element start + step * (pass % period, or pass itself where period is 0)."""
 
     base: int = -1
@@ -30,8 +30,7 @@ class Window(Buffer):
         return self.start + self.step * (number % self.period if self.period else number)
 
 
-@dataclass(frozen=True)
-class Repeat:
+class Repeat(Struct, frozen=True):
     """Passes 0, 1, ...: move `windows` (numbers of buffers, bases before windows on them), run `test`, then `body`.
 
     extent: how many passes, or None: as long as the bool in buffer `flag`, which `test` stores, is true. Behind the last pass the
@@ -52,8 +51,7 @@ class Repeat:
         return UNKNOWN_PASSES if self.extent is None else self.extent
 
 
-@dataclass(frozen=True)
-class Branch:
+class Branch(Struct, frozen=True):
     """Run `on_true` if the bool in buffer `flag` is true, else `on_false`."""
 
     name: str

@@ -7,18 +7,17 @@ May import: llvmlite. Read next: matmul.py, llvm.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ir
 import numpy as np
+from msgspec import Struct
 
 _WIDER_THAN_AVX2 = ("avx512", "avx10", "evex512")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """triple, cpu and features are LLVM's words; `vector_bytes` is 64 (AVX-512), 32 (AVX2) or 16 (SSE, NEON)."""
 
     triple: str

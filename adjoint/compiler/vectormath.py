@@ -8,10 +8,10 @@ Cody and Waite's with fma, special values NumPy's. May import: loops. Read next:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from .loops import Value
 
@@ -67,8 +67,7 @@ COEFFICIENTS: dict[tuple[str, str], tuple[float, ...]] = {
         3.2950215404674752e-09, -2.2480668525937147e-10, 9.606551453105613e-12, -1.934147259830705e-13),
 }
 
-@dataclass(frozen=True)
-class Format:
+class Format(Struct, frozen=True):
     """A floating format, and the constants of the reductions in it; a pair (high, low) sums to twice the precision."""
 
     integer: np.dtype

@@ -6,17 +6,16 @@ Invariant: a Ref never leaves its buffer for indices within its shape. May impor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from ..primitives.structure import reshape_view, slice_length
 from .loops import Index
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(Struct, frozen=True):
     """Elements of a buffer: (i, j, ...) lies at offset + sum of strides * index. `buffer` is a key of the memory plan."""
 
     buffer: Any

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct, field
 
 from ..errors import CommunicationError, explain
 
 
-@dataclass
-class Counts:
+class Counts(Struct):
     """What a rank has done: rounds it took part in, payload in bytes, and the ranks it sent to."""
 
     rounds: int = 0

@@ -6,7 +6,6 @@ May import: L0. Read next: pooling.py.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +79,7 @@ def _store(k: Any, ref: Any, places: Sequence[tuple], value: Any) -> None:
 
 def _index(ref: Any, places: Sequence[tuple]) -> Any:
     terms = tuple((t, f * s) for (axis_terms, _), s in zip(places, ref.strides, strict=True) for t, f in axis_terms if s)
-    return dataclasses.replace(ref.at(*[offset for _, offset in places]), terms=terms)
+    return ref.at(*[offset for _, offset in places]).with_terms(terms)
 
 
 def _clamped(k: Any, index: Any, length: int) -> tuple:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import adjoint as ad
 from adjoint import settings
@@ -59,7 +60,7 @@ def test_key_covers_every_part(monkeypatch):
     others = {cache.key("a", "bc"), cache.key("abc"), cache.key("ab", "c", ""), cache.key("ab", b"c\0")}
     target = host_target()
     for field, value in {"cpu": "other", "features": "+none", "triple": "aarch64-unknown-linux-gnu"}.items():
-        changed = type(target)(**{**vars(target), field: value})
+        changed = replace(target, **{field: value})
         monkeypatch.setattr(cache, "host_target", lambda changed=changed: changed)
         others.add(cache.key("ab", "c"))
     monkeypatch.undo()
@@ -69,6 +70,21 @@ def test_key_covers_every_part(monkeypatch):
     monkeypatch.setattr(cache.llvm, "llvm_version_info", (99, 0, 0))
     others.add(cache.key("ab", "c"))
     assert base not in others and len(others) == 9
+
+
+def test_digest_of_the_sources_knows_every_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "compiler" / "cache.py"))
+    seen = set()
+    for name, text in (("dtypes.py", "a"), ("compiler/cache.py", "a"), ("core/deep/x.py", "a"), ("primitives/y.py", "ab"),
+                       ("primitives/z.py", "c"), ("primitives/y.py", "b"), ("compiler/cache.py", "b"), ("dtypes.py", "b")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        if len(list(tmp_path.iterdir())) == 4:
+            seen.add(cache.sources.__wrapped__())
+    (tmp_path / "primitives" / "z.py").rename(tmp_path / "primitives" / "zz.py")
+    seen.add(cache.sources.__wrapped__())
+    (tmp_path / "core" / "notes.txt").write_text("nothing that decides code")
+    assert len(seen) == 6 and cache.sources.__wrapped__() in seen
 
 
 @pytest.mark.alone

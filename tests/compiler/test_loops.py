@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from programs import traced
 from run_native import check_program
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import llvmlite.binding as llvm
@@ -10,6 +9,7 @@ import llvmlite.ir as ir
 import numpy as np
 import pytest
 from contractions import STEP, emit_epilogue
+from msgspec.structs import replace
 from run_native import check_program
 
 import adjoint as ad
@@ -154,7 +154,7 @@ def test_any_split_gives_the_same_bits(case, rng):
     x, w = rng.standard_normal(x_shape).astype(np.float32), rng.standard_normal(w_shape).astype(np.float32)
     program = passes(x, w, params)
     for step in convolutions(program):
-        alone, (store,) = dataclasses.replace(program, steps=(step,), commit=1), step.epilogue
+        alone, (store,) = replace(program, steps=(step,), commit=1), step.epilogue
         given = {i: rng.standard_normal(each.size).astype(each.dtype) for i, each in enumerate(program.buffers)}
         buffers = reference.buffers_for(alone, given)
         expected = [buffer.copy() for buffer in buffers]
@@ -270,8 +270,8 @@ def test_the_check_refuses_operands_that_leave_their_buffers():
     x, w = np.ones((1, 5, 1, 2), np.float32), np.ones((2, 1, 2, 16), np.float32)
     program = passes(x, w, options(rank=1))
     step = convolutions(program)[0]
-    for wrong in (dataclasses.replace(step, walks=(dataclasses.replace(step.walks[0], size=6),)),
-                  dataclasses.replace(step, b=dataclasses.replace(step.b, offset=step.b.offset + 16)),
-                  dataclasses.replace(step, b=dataclasses.replace(step.b, strides=(*step.b.strides[:-1], 2)))):
+    for wrong in (replace(step, walks=(replace(step.walks[0], size=6),)),
+                  replace(step, b=replace(step.b, offset=step.b.offset + 16)),
+                  replace(step, b=replace(step.b, strides=(*step.b.strides[:-1], 2)))):
         with pytest.raises(CompileError):
-            check(dataclasses.replace(program, steps=tuple(wrong if each is step else each for each in program.steps)))
+            check(replace(program, steps=tuple(wrong if each is step else each for each in program.steps)))
