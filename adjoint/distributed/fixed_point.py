@@ -16,6 +16,7 @@ from .collectives import all_reduce_in_place
 from .communicator import Communicator
 
 WIDTH = 62              # bits of magnitude: sums of all parts fit into int64 with its sign
+BLOCK = 8192            # elements that are scaled, rounded and added while they are in the cache
 
 
 def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: int) -> np.ndarray:
@@ -42,18 +43,39 @@ def exact_sum(parts: Sequence[np.ndarray], communicator: Communicator, count: in
         raise ConfigError(explain(f"exact_sum: {len(parts)} parts on rank {communicator.rank}, {count} on all ranks together.",
                                   remedy="Every rank gives at least one; count is the number of all."))
     dtype, shape = parts[0].dtype, parts[0].shape
-    total = np.zeros(shape, np.int64)
+    total, flat = np.zeros(parts[0].size, np.int64), [np.ravel(x) for x in parts]
     if dtype.kind in "iu":
-        for x in parts:
+        for x in flat:
             total += x.astype(np.int64)                 # uint64 too: sums are the same modulo 2^64
-        return all_reduce_in_place(total, communicator).astype(dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        largest = np.array([max([np.max(np.abs(x), initial=0.0) for x in parts], default=0.0)], np.float64)
+        return all_reduce_in_place(total, communicator).astype(dtype).reshape(shape)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        ends = [end for x in flat if x.size for end in (x.max(), x.min())]
+        largest = np.array([np.max(np.abs(ends), initial=0.0)], np.float64)
         all_reduce_in_place(largest, communicator, combine=np.maximum)
         if not np.isfinite(largest[0]):
             return np.full(shape, np.nan, dtype)
         exponent = WIDTH - int(count).bit_length() - int(np.frexp(largest[0])[1])
-        for x in parts:
-            total += np.rint(np.ldexp(x.astype(np.float64), exponent)).astype(np.int64)
+        _add_scaled(flat, exponent, total)
         all_reduce_in_place(total, communicator)
-        return np.ldexp(total.astype(np.float64), -exponent).astype(dtype)
+        first, second = _powers(-exponent)
+        return (total.astype(np.float64) * first * second).astype(dtype).reshape(shape)
+
+
+def _powers(exponent: int) -> tuple[float, float]:
+    """Two numbers whose product is 2^exponent, which may itself be too large or too small for a number."""
+    return 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
+
+
+def _add_scaled(parts: Sequence[np.ndarray], exponent: int, total: np.ndarray) -> None:
+    """total += round(x 2^exponent) for each part, in blocks that stay in the cache."""
+    first, second = _powers(exponent)
+    scaled, whole_numbers = np.empty(min(BLOCK, total.size)), np.empty(min(BLOCK, total.size), np.int64)
+    for start in range(0, total.size, BLOCK):
+        into = total[start:start + BLOCK]
+        at, number = scaled[:into.size], whole_numbers[:into.size]
+        for x in parts:
+            np.multiply(x[start:start + BLOCK], first, out=at, dtype=np.float64)
+            at *= second
+            np.rint(at, out=at)
+            np.copyto(number, at, casting="unsafe")
+            into += number
