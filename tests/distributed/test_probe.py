@@ -1,5 +1,6 @@
 """The probe by a made clock, and an all-reduce of the library's own that leaves other bits on other ranks."""
 
+import functools
 import sys
 import time
 
@@ -9,14 +10,14 @@ import pytest
 
 from adjoint.distributed import Alone, DataParallel, run_threads, schedules
 from adjoint.distributed.collectives import carry_out
-from adjoint.distributed.probe import BATCHES, MOST, described, line_through, probe, slowest, timed
+from adjoint.distributed.probe import BATCHES, MOST, SIZES, described, line_through, probe, slowest, timed
 from adjoint.distributed.profile import Line
 
 
-@pytest.mark.parametrize("seconds, calls", [(0.5, 1), (2.0, 2), (3.0, 1 + BATCHES), (4.0, 1 + BATCHES), (10.0, 1 + 3 * BATCHES),
+@pytest.mark.parametrize("seconds, calls", [(0.5, 2), (1.0, 2), (2.0, 3), (3.0, 1 + BATCHES), (4.0, 1 + BATCHES), (10.0, 1 + 3 * BATCHES),
                                             (1e9, 1 + MOST * BATCHES)])
 def test_as_many_calls_as_there_is_time_for(seconds, calls, monkeypatch):
-    """Calls of one second, and a little more: the first counts only where there is no time for another."""
+    """Calls of one second: the first, which touches pages and makes connections, is never the only one."""
     now, made = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -60,6 +61,20 @@ def test_lines_of_small_and_of_large_messages(monkeypatch):
     found = run_threads(2, lambda c: probe(c, seconds=3.0, keep=False), seconds=60.0)[1]
     lines = [each for line in (found.eager, found.rendezvous, found.rounds) for each in (line.latency, line.bandwidth)]
     assert lines == pytest.approx([1e-6, 1e9, 5e-6, 2e9, 5e-6, 1e9], rel=1e-3)
+
+
+def test_an_all_reduce_that_is_slow_for_small_messages_is_timed_for_large_ones_too(monkeypatch):
+    """The ring, by a made law: one that is slow for large messages is not tried again for larger ones."""
+    def made(c, call, seconds):
+        before = c.counts.bytes_sent + c.counts.bytes_received
+        call()
+        moved = c.counts.bytes_sent + c.counts.bytes_received - before
+        algorithm = call.args[0] if isinstance(call, functools.partial) else None
+        slow = (algorithm is schedules.ring and moved < 2 ** 21) or (algorithm is schedules.tree and moved > 2 ** 21)
+        return slowest(c, (6.0 if slow else 1.0) * (1e-6 + moved / 1e9))
+    monkeypatch.setattr(sys.modules["adjoint.distributed.probe"], "timed", made)
+    found = run_threads(2, lambda c: probe(c, seconds=3.0, keep=False), seconds=60.0)[1].timings
+    assert [size for size, _ in found["ring"]] == list(SIZES) and [size for size, _ in found["tree"]] == list(SIZES[:-1])
 
 
 KNOWN = Line(1e-6, 1e8)
