@@ -356,11 +356,8 @@ class DataStep:
     def _exact(self, model: Any, x: Any, y: Any, key: Any) -> tuple:
         """The same totals from shards of equal size, added without rounding."""
         communicator = self.engine.communicator
-        mine = self.shards // communicator.size
-        count = np.shape(x)[0]
-        if count % mine or not count:
-            raise ShapeError(explain(f"exact_reduce: {count} examples of rank {communicator.rank} are not {mine} equal shards.",
-                                     remedy=f"Give batches divisible by {self.shards} in all."))
+        mine, count = self.shards // communicator.size, np.shape(x)[0]
+        self._check_shares(count, mine)
         size, parts = count // mine, []
         with self.engine.timeline.span("compute", step=self._count):
             for shard in range(mine):
@@ -368,12 +365,24 @@ class DataStep:
                 number = communicator.rank * mine + shard
                 own = None if key is None else np.array([key[0], key[1] * self.shards + number])
                 value, buckets, taps = self._local(model, x[rows], y[rows], own)
-                parts.append([np.array([value, size], np.float64), *map(np.array, buckets), *map(np.array, taps.values())])
+                parts.append([np.array([value], np.float64), *map(np.array, buckets), *map(np.array, taps.values())])
         self._compare()
-        total, *sums = self.engine.call(
+        losses, *sums = self.engine.call(
             f"rank {communicator.rank} of {communicator.size}, exact sums of all buckets",
             lambda: [exact_sum(column, communicator, self.shards) for column in zip(*parts, strict=True)])
+        total = np.array([losses[0], size * self.shards])
         return total, tuple(sums[:len(buckets)]), dict(zip(taps, sums[len(buckets):], strict=True))
+
+    def _check_shares(self, count: int, mine: int) -> None:
+        """Refuse, on every rank, shares that are not as many equal shards everywhere."""
+        communicator, limits = self.engine.communicator, np.array([count, -count])
+        self.engine.call(f"rank {communicator.rank} of {communicator.size}, comparing the numbers of examples",
+                         lambda: all_reduce_in_place(limits, communicator, combine=np.maximum))
+        most, least = int(limits[0]), -int(limits[1])
+        if most % mine or least != most or not most:
+            found = f"{most}" if most == least else f"{least} to {most}"
+            raise ShapeError(explain(f"exact_reduce: {found} examples a rank, expected as many on each, in {mine} equal shards.",
+                                     remedy=f"Give batches divisible by {self.shards} in all."))
 
     # -- the update ---------------------------------------------------------------------------------------------------
 

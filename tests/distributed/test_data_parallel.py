@@ -103,6 +103,39 @@ def test_exact_sums_give_the_same_bits_for_every_number_of_ranks(dtype):
     assert plain != [a.tobytes() for a in train_on(4, 12, dtype=np.float32)[0][0]]         # without them the bits do differ
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e8, 1e140])
+def test_exact_sums_count_examples_whatever_the_loss_is(scale):
+    """Losses beyond 2^62, or below 2^-62 of the number of examples, share no exponent with it."""
+    model = nn.Linear(2, 1, rng=np.random.default_rng(0), dtype=np.float64)
+
+    def program(c, exact):
+        rule = optim.sgd(0.5)
+        parallel = DataParallel(c, exact_reduce=exact)
+        x = np.random.default_rng(1).standard_normal((60, 2))
+        step = parallel.make_step(nn.squared_error, rule, compiled=False)
+        changed, _, loss, _, finite = step(model, rule.init(model), *parallel.share(x, scale * (x @ [[2.0], [3.0]] + 1)))
+        return flatten(changed)[0], loss, finite
+    (expected, loss, _), *_ = run_threads(1, lambda c: program(c, False))
+    for found, exact_loss, finite in run_threads(2, lambda c: program(c, True), seconds=30):
+        assert finite and exact_loss == pytest.approx(loss, rel=1e-12)
+        assert all(np.allclose(a, b, rtol=1e-12, atol=0.0) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("counts", [(8, 9, 9), (2, 1, 1), (4, 8, 4)])
+def test_unequal_shares_are_no_equal_shards_on_any_rank(counts):
+    """Also where a rank's own examples could be cut."""
+    said = []
+
+    def program(c):
+        parallel = DataParallel(c, exact_reduce=True, shards=3 if counts[0] == 2 else 12)
+        step = parallel.make_step(nn.squared_error, optim.sgd(0.1), compiled=False)
+        with pytest.raises(ShapeError, match=f"exact_reduce: {min(counts)} to {max(counts)} examples a rank") as caught:
+            step(network(), (), np.ones((counts[c.rank], 6)), np.ones((counts[c.rank], 3)))
+        said.append(str(caught.value))
+    run_threads(3, program, seconds=30)
+    assert len(said) == 3
+
+
 @pytest.mark.parametrize("pieces", [2, 4])
 def test_micro_batches_are_those_of_the_batch(pieces):
     found, (expected, losses) = train_on(2, 3, accumulate=pieces), one_process(3)
@@ -269,9 +302,9 @@ def test_bad_arguments():
         run_threads(3, lambda c: DataParallel(c).share(np.ones(2)), seconds=5)
     rule, model = optim.sgd(0.1), network()
     step = DataParallel(Alone(), exact_reduce=True).make_step(nn.squared_error, rule, compiled=False)
-    with pytest.raises(ShapeError, match="7 examples of rank 0 are not 12 equal shards"):
+    with pytest.raises(ShapeError, match=r"exact_reduce: 7 examples a rank, expected .* 12 equal shards"):
         step(model, rule.init(model), np.ones((7, 6)), np.ones((7, 3)))
-    with pytest.raises(ShapeError, match="0 examples of rank 0 are not 12 equal shards"):
+    with pytest.raises(ShapeError, match=r"exact_reduce: 0 examples a rank, expected .* 12 equal shards"):
         step(model, rule.init(model), np.ones((0, 6)), np.ones((0, 3)))
     step = DataParallel(Alone(), accumulate=3).make_step(nn.squared_error, rule, compiled=False)
     with pytest.raises(ShapeError, match="accumulate: 2 examples of rank 0 are not 3 micro-batches"):

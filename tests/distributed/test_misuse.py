@@ -16,7 +16,7 @@ REFUSED = {
     "different optimizers": "CommunicationError: .*the ranks have different models or optimizers: rank {rank} of 2 has",
     "different layers": "CommunicationError: .* rank {rank} of 2 has 2 arrays, .*the same arrays, in other layers, functions or options",
     "uneven batch": "taken",                            # averages are over examples: shares may differ by one
-    "uneven exact batch": "ShapeError: exact_reduce: 5 examples of rank {rank} are not 6 equal shards",
+    "uneven exact batch": "ShapeError: exact_reduce: 5 examples a rank, expected as many on each, in 6 equal shards",
     "batch below ranks": "ShapeError: a batch of 1 examples cannot be shared by 2 ranks",
     "shards not dealt": "ConfigError: exact_reduce: 7 shards cannot be dealt evenly to 2 ranks",
     "no array": "ShapeError: all_reduce_in_place: the buffer is list, expected a contiguous array",
