@@ -18,6 +18,7 @@ from .communicator import Counts
 from .mpi_blocks import Blocks
 from .mpi_mail import Mail, pause
 from .mpi_mail import pieces as _pieces
+from .mpi_stream import dtype_of, whole_tag
 
 SPINS = 2000            # looks without a pause
 SPINS_ALONE = 20        # of these, looks before the core is offered to others between two: there may be more ranks than cores
@@ -58,12 +59,14 @@ class MpiCommunicator(Mail, Blocks):
             requests += [self._comm.Irecv(piece, source) for piece in expected]
             others += [source] * len(requests)
         if sent is not None:
-            requests += [self._comm.Isend(piece, to) for piece in _pieces(sent)]
+            requests += [self._comm.Isend(piece, to, whole_tag(sent.dtype)) for piece in _pieces(sent)]
             others += [to] * (len(requests) - len(others))
         self._wait(requests, others)
         for piece, status in zip(expected, self._statuses, strict=False):
             if status.Get_count() != piece.nbytes:
                 raise self._other_size(f"{piece.nbytes} bytes from rank {source}, found {status.Get_count()}")
+            if status.Get_tag() != whole_tag(received.dtype):
+                raise self._other_size(f"{received.dtype} from rank {source}, found {dtype_of(status.Get_tag())}")
         self.counts.note(sent, to, received)
 
     def abort(self, status: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ConfigError, explain
 from .communicator import Counts
-from .mpi_stream import DEPTH, Stream, tag_of
+from .mpi_stream import DEPTH, Stream, dtype_number, tag_of, whole_tag
 
 BLOCK = 1 << 20         # bytes that are combined while the next arrive: few enough to stay in the cache
 
@@ -97,12 +97,20 @@ class Blocks:
         """
         if combine not in self._own:
             raise ConfigError(explain(f"all_reduce by MPI: combine is {combine}.", remedy="Choose another algorithm, for instance 'ring'."))
-        request = self._comm.Iallreduce(self._in_place, buffer, self._own[combine])
+        code = (buffer.nbytes * 32 + dtype_number(buffer.dtype)) * len(self._own) + list(self._own).index(combine)
+        limits = np.array([code, -code])                        # MPI does not see that another rank sums something else
+        alike = self._comm.Iallreduce(self._in_place, limits, self._own[np.maximum])
+        self._under_way = limits, buffer, self._comm.Iallreduce(self._in_place, buffer, self._own[combine])
         others = ", ".join(str(rank) for rank in range(self.size) if rank != self.rank)
-        self._wait([request], [others])                         # MPI does not say who of them is late
+        self._wait([alike], [others])                           # MPI does not say who of them is late
+        if limits[0] != -limits[1]:
+            raise self._other_size(f"all ranks to combine {buffer.nbytes} bytes of {buffer.dtype} by {combine.__name__}")
+        self._wait([self._under_way[2]], [others])
         self.counts.rounds += 1
 
 
 def _tag(message: np.ndarray | None) -> int:
     """The tag of a message's blocks; that of an exchange if there is but one, since the other end may take it for that."""
-    return 0 if message is None or message.nbytes < BLOCK else tag_of(message)
+    if message is None:
+        return 0
+    return whole_tag(message.dtype) if message.nbytes < BLOCK else tag_of(message)

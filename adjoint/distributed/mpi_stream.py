@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 DEPTH = 3               # blocks that may arrive at a time
-TAGS = 32749            # a prime below what every MPI takes
+TAGS = 32719            # a prime; every MPI takes tags up to 32767
+DTYPES = {name: number for number, name in enumerate("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 f16 c8 c16 c32".split())}
 
 
 class Stream:
@@ -19,7 +20,7 @@ class Stream:
 
     comm: MPI's communicator; done(requests): MPI's Testall; wait(requests, others): until they are done, with a deadline;
     check(bytes, tag, source): whether what has come last is such a block; scratch: DEPTH rows of bytes for blocks that are combined into
-    the buffer. The tag says how large the whole buffer is: blocks of another rank's may be as large and be fewer.
+    the buffer. The tag says how large the whole buffer is, and its dtype: blocks of another rank's may be as large and be fewer.
     """
 
     def __init__(self, comm: Any, turns: Sequence[Any], buffer: np.ndarray, scratch: np.ndarray, done: Callable, wait: Callable,
@@ -77,12 +78,40 @@ class Stream:
 
 
 def tag_of(array: np.ndarray) -> int:
-    """The tag of an array's blocks, from its size: no tag is larger in any MPI, and 0 is that of whole messages.
+    """The tag of an array's blocks, from its size and dtype: no tag is larger in any MPI, and whole messages have others.
 
-    >>> tag_of(np.ones(3)), tag_of(np.ones(4))
-    (25, 33)
+    >>> tag_of(np.ones(3)), tag_of(np.ones(4)), tag_of(np.ones(3, np.int64))
+    (780, 1036, 773)
     """
-    return 1 + array.nbytes % TAGS
+    return 1 + (array.nbytes * 32 + dtype_number(array.dtype)) % TAGS
+
+
+def dtype_number(dtype: np.dtype) -> int:
+    """A small number for a dtype, the same on every machine.
+
+    >>> dtype_number(np.dtype(np.float64)), dtype_number(np.dtype("V8"))
+    (11, 16)
+    """
+    return DTYPES.get(dtype.str[1:], len(DTYPES))
+
+
+def whole_tag(dtype: np.dtype) -> int:
+    """The tag of a message that is an array of such a dtype, in one piece.
+
+    >>> whole_tag(np.dtype(np.float64)) - TAGS
+    12
+    """
+    return TAGS + 1 + dtype_number(dtype)
+
+
+def dtype_of(tag: int) -> str:
+    """The dtype that the tag of a whole message says.
+
+    >>> dtype_of(whole_tag(np.dtype(np.float32))), dtype_of(7)
+    ('float32', 'a block of an array')
+    """
+    names = {number: name for name, number in DTYPES.items()}
+    return np.dtype(names[tag - TAGS - 1]).name if tag - TAGS - 1 in names else "a block of an array"
 
 
 def parts(span: slice, step: int) -> list[slice]:

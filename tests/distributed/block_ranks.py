@@ -57,6 +57,32 @@ def other_sizes(c):
     os._exit(0)                                             # messages are left: MPI might wait for them
 
 
+def other_kinds(c):
+    """Arrays of as many bytes and another dtype on the last rank; to MPI's own sum also other sizes and another operation: all refuse."""
+    mpi, c.seconds = sys.modules["mpi4py"].MPI, 2.0
+    cases = [(algorithm, dtype, 32 // dtype.itemsize, np.add) for dtype in map(np.dtype, (np.int64, np.float32, np.uint8))
+             for algorithm in ("ring", "recursive_doubling", "mpi")]
+    cases += [("mpi", np.dtype(float), 1, np.add), ("mpi", np.dtype(float), 9, np.add), ("mpi", np.dtype(float), 4, np.maximum)]
+    for algorithm, dtype, size, combine in cases:
+        c._comm = mpi.COMM_WORLD.Dup()                      # what is left of the last case is not found here
+        last = c.rank == c.size - 1
+        given, by = (np.ones(size, dtype), combine) if last else (np.ones(4), np.add)
+        try:
+            all_reduce_in_place(given, c, algorithm=algorithm, combine=by)
+        except CommunicationError as error:
+            said = str(error).splitlines()[0]
+            assert f"rank {c.rank} of {c.size} " in said, said
+            if algorithm == "mpi":
+                assert f"expected all ranks to combine {given.nbytes} bytes of {given.dtype} by {by.__name__}" in said, said
+            elif algorithm == "recursive_doubling" and last and c.size == 2:
+                assert f"expected {dtype} from rank 0, found float64" in said, said
+        else:
+            raise AssertionError(f"{size} of {dtype} were combined with float64 by {algorithm}")
+    print(f"rank {c.rank} of {c.size}: right", flush=True)
+    mpi.COMM_WORLD.Barrier()
+    os._exit(0)                                             # messages are left: MPI might wait for them
+
+
 def natively(c):
     """MPI's own all-reduce, by name and by a probe's table; what it has no operation for is refused on all ranks."""
     given = buffers(c.size, 1001)
