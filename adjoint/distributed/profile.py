@@ -12,7 +12,7 @@ import math
 import socket
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,15 +73,16 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def costs(self) -> dict[str, Cost]:
         """Seconds of an all-reduce by name, as measured here (the links that a cost is given are not looked at).
 
-        It is the formula, on the links of ranks that are all busy, or of a server that takes one at a time, times what the whole all-reduce
-        took over it, interpolated between the sizes that were timed: ranks on one processor take turns, a ring's blocks overlap.
+        It is the formula, on the links of ranks that are all busy, or of a server that takes one at a time. Its latencies and its rest are
+        stretched, so that it takes what the whole all-reduce took at the smallest and at the largest size that were timed: ranks on one
+        processor take turns, a ring's blocks overlap.
         """
         one_by_one = Links(self.rendezvous.latency, self.rendezvous.bandwidth, self.copying)
         found: dict[str, Cost] = {}
         for name, cost in COSTS.items():
             links = one_by_one if name == "parameter_server" else self.links()
-            over = tuple((math.log(size), seconds / cost(len(self.hosts), size, links)) for size, seconds in self.timings.get(name, ()))
-            found[name] = functools.partial(_measured, cost, links, over)
+            by = _stretch(functools.partial(cost, len(self.hosts), at=links), self.timings.get(name, []))
+            found[name] = functools.partial(_measured, cost, links, *by)
         return found
 
     def table(self, *, natively: bool = True) -> Table:
@@ -106,10 +107,24 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (*made, *((limit, name) for limit, name in DEFAULT if limit > reached))
 
 
-def _measured(cost: Cost, links: Links, over: tuple[tuple[float, float], ...], n: int, size: float, _: Links) -> float:
-    """The cost on `links`, times what was measured over it: (log of bytes, factor), interpolated between sizes."""
-    factor = np.interp(math.log(max(size, 1.0)), *np.array(over).T) if over else 1.0
-    return float(factor) * cost(n, size, links)
+def _measured(cost: Cost, links: Links, latency: float, volume: float, n: int, size: float, _: Links) -> float:
+    """The cost on `links`, its latencies and the rest of it each times a factor."""
+    latencies = cost(n, 0.0, links)
+    return latency * latencies + volume * (cost(n, size, links) - latencies)
+
+
+def _stretch(cost: Callable[[float], float], pairs: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """The factors of a cost's latencies and of the rest of it with which it passes through the first and the last of some times; one
+    factor for both, the last time's, where no two that are not negative do."""
+    if not pairs:
+        return 1.0, 1.0
+    latencies, (small, first), (large, last) = cost(0.0), pairs[0], pairs[-1]
+    if small < large and latencies > 0:
+        volume = (last - first) / (cost(large) - cost(small))
+        latency = (first - volume * (cost(small) - latencies)) / latencies
+        if volume >= 0 and latency >= 0:
+            return latency, volume
+    return (last / cost(large),) * 2
 
 
 def file_of(kind: str, names: Sequence[bytes]) -> Path | None:
@@ -166,8 +181,12 @@ def _fault(profile: Profile) -> str:
         return "a latency or bandwidth that is none"
     if not all(size > 0 and 0 < seconds < math.inf for size, seconds in pairs):
         return "a time that is none"
-    if len(profile.hosts) < 2:
+    if len(profile.hosts) < 2 or min(profile.hosts) < 0:
         return "it has no two ranks"
+    if any(pairs != sorted(set(dict(pairs).items())) for pairs in profile.timings.values()):
+        return "sizes that do not grow"
+    if len({size for pairs in profile.timings.values() for size, _ in pairs}) + len(DEFAULT) > _MOST:
+        return "too many sizes"
     return ""
 
 
@@ -240,6 +259,10 @@ def _agree(communicator: Communicator) -> Choice:
     sent = np.zeros((2 * _MOST + 1, 2), np.int64)
     if communicator.rank == 0:
         profile = load(file_of(kind_of(communicator), names))
+        if profile is not None and len(profile.hosts) != communicator.size:
+            warnings.warn(f"the profile of {len(profile.hosts)} ranks is not used: this world has {communicator.size}. "
+                          "Measure again: adjoint probe.", RuntimeWarning, stacklevel=2)
+            profile = None
         for start, natively in ((0, hasattr(communicator, "all_reduce_natively")), (_MOST, False)):
             table = DEFAULT if profile is None else profile.table(natively=natively)
             sent[start:start + len(table)] = [(limit, NAMES.index(name)) for limit, name in table]

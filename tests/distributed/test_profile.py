@@ -56,7 +56,9 @@ def test_what_is_saved_is_loaded(folder):
     ({"rounds": {"latency": -1.0, "bandwidth": 1.0}}, "latency"), ({"extra": 1}, "extra"),
     ({"timings": {"ring": [[8, -1.0]]}}, "a time that is none"), ({"timings": {"ring": [[8, 0.0]]}}, "a time that is none"),
     ({"ladder": [[-1, 1.0]]}, "a time that is none"), ({"hosts": [0]}, "no two ranks"),
-    ({"timings": {"ring": [[0, 1.0]]}}, "a time that is none"), ({"copying": 0.0}, "bandwidth that is"),
+    ({"timings": {"ring": [[0, 1.0]]}}, "a time that is none"), ({"hosts": [5, -3, 7]}, "no two ranks"),
+    ({"timings": {"ring": [[64, 1.0], [8, 1.0]]}}, "sizes that do not grow"), ({"timings": {"ring": [[8, 1.0], [8, 2.0]]}}, "do not grow"),
+    ({"timings": {"ring": [[8 + k, 1.0] for k in range(14)]}}, "too many sizes"), ({"copying": 0.0}, "bandwidth that is"),
     ({"eager": {"latency": 1.0, "bandwidth": 0.0}}, "bandwidth that is")])
 def test_a_damaged_file_is_left_aside(folder, change, match):
     damaged = json.loads(msgspec.json.encode(made())) | change
@@ -83,7 +85,7 @@ def test_all_ranks_choose_by_rank_zeros_table_and_its_messages_are_not_counted()
 
 
 def test_a_world_without_mpi_does_not_choose_its_all_reduce():
-    save(made(mpi=[(1 << 22, 1.0)]), place_of(2))
+    save(msgspec.structs.replace(made(mpi=[(1 << 22, 1.0)]), hosts=[0, 0]), place_of(2))
     assert run_threads(2, lambda c: chosen(8, c)) == ["recursive_doubling"] * 2
 
 
@@ -143,17 +145,38 @@ def test_costs_are_those_of_the_lines_that_were_measured():
     assert costs["parameter_server"](2, 8e6, elsewhere) == pytest.approx(2 * (2e-6 + 8e6 / 2e9) + 8e6 / 8e9)
 
 
+def profile_of(timings, latency=1e-6):
+    return Profile(VERSION, "threads", [0, 0], [], LINE, Line(2e-6, 2e9), Line(latency, 1e9), 4e9, 8e9, timings)
+
+
 def test_costs_go_through_the_all_reduces_that_were_measured():
-    """Where ranks take turns on a processor no line knows it; between two sizes and beyond the last the formula is stretched alike."""
-    timings = {"ring": [(1000, 5e-6), (8_000_000, 20e-3)]}
-    profile = Profile(VERSION, "threads", [0, 0], [], LINE, Line(2e-6, 2e9), Line(1e-6, 1e9), 4e9, 8e9, timings)
-    ring, elsewhere = profile.costs()["ring"], Links(1.0, 1.0)
+    """Where ranks take turns on a processor no line knows it: latencies and bytes are stretched apart, also for other numbers of ranks."""
+    profile, elsewhere = profile_of({"ring": [(1000, 5e-6), (70_000, 1.0), (8_000_000, 20e-3)], "tree": []}), Links(1.0, 1.0)
+    ring = profile.costs()["ring"]
     formula = lambda n, size: COSTS["ring"](n, size, profile.links())
     assert ring(2, 1000, elsewhere) == pytest.approx(5e-6, rel=1e-12) and ring(2, 8e6, elsewhere) == pytest.approx(20e-3, rel=1e-12)
-    assert ring(4, 80e6, elsewhere) / formula(4, 80e6) == pytest.approx(20e-3 / formula(2, 8e6), rel=1e-12)
-    middle = ring(2, np.sqrt(1000 * 8e6), elsewhere) / formula(2, np.sqrt(1000 * 8e6))
-    assert middle == pytest.approx((5e-6 / formula(2, 1000) + 20e-3 / formula(2, 8e6)) / 2, rel=1e-9)
-    assert profile.costs()["tree"](2, 8e6, elsewhere) == COSTS["tree"](2, 8e6, profile.links())
+    volume = (20e-3 - 5e-6) / (formula(2, 8e6) - formula(2, 1000))
+    latency = (5e-6 - volume * (formula(2, 1000) - formula(2, 0))) / formula(2, 0)
+    for n in (2, 16, 1024):
+        assert ring(n, 0, elsewhere) == pytest.approx(latency * formula(n, 0), rel=1e-9)
+        assert ring(n, 3e9, elsewhere) - ring(n, 0, elsewhere) == pytest.approx(volume * (formula(n, 3e9) - formula(n, 0)), rel=1e-9)
+    for name in ("tree", "halving_doubling"):
+        assert profile.costs()[name](2, 8e6, elsewhere) == COSTS[name](2, 8e6, profile.links())
+
+
+@pytest.mark.parametrize(("pairs", "latency"), [([(1000, 40e-6), (8_000_000, 20e-6)], 1e-6), ([(1000, 1e-9), (8_000_000, 20e-3)], 1e-6),
+                                                ([(1000, 5e-6), (8_000_000, 20e-3)], 0.0), ([(8_000_000, 20e-3)], 1e-6)])
+def test_times_that_no_line_explains_stretch_all_alike(pairs, latency):
+    profile, elsewhere = profile_of({"ring": pairs}, latency), Links(1.0, 1.0)
+    ring, formula = profile.costs()["ring"], lambda n, size: COSTS["ring"](n, size, profile.links())
+    for n, size in ((2, 1.0), (2, 8e6), (64, 8e6), (64, 1e9)):
+        assert ring(n, size, elsewhere) == pytest.approx(formula(n, size) * pairs[-1][1] / formula(2, 8e6), rel=1e-12)
+
+
+def test_the_profile_of_another_world_is_left_aside(folder):
+    save(made(), place_of(2))
+    with pytest.warns(RuntimeWarning, match="the profile of 3 ranks is not used: this world has 2"):
+        assert run_threads(2, lambda c: chosen(8, c)) == ["recursive_doubling"] * 2
 
 
 def test_small_messages_have_a_line_of_their_own():
