@@ -224,8 +224,8 @@ def probe(seconds: float, threads: int | None) -> None:
 @click.option("--size", type=click.FloatRange(0), callback=_finite, help="Bytes of all gradients: 4 for each float32 parameter.")
 @click.option("--task", type=click.Choice(["digits", "fashion-mnist"]), help="Measure both on this task's network, here and now.")
 @click.option("-n", "--workers", default="1,4,16,64,256,1024", show_default=True, help="Numbers of workers, with commas between.")
-@click.option("--link", default="1gbit", show_default=True, help=f"{', '.join(LINKS)}, or seconds,bytes-a-second.")
-@click.option("--profile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of `adjoint probe`, for the link.")
+@click.option("--link", help=f"{', '.join(LINKS)}, or seconds,bytes-a-second.  [default: 1gbit]")
+@click.option("--profile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of `adjoint probe`, not a link.")
 @click.option("--jitter", type=click.FloatRange(0, 1), callback=_finite, default=0.0,
               help="Share of the compute that varies from worker to worker.")
 @click.option("--overlap", type=click.FloatRange(0, 1), callback=_finite, default=0.0,
@@ -233,14 +233,17 @@ def probe(seconds: float, threads: int | None) -> None:
 @click.option("--moments", type=click.IntRange(0), default=2, show_default=True, help="The optimizer's arrays of the parameters' size.")
 @click.option("--every-strategy", is_flag=True, help="A line for each strategy, not for the best alone.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw efficiency against workers into this file.")
-def plan(workers: str, link: str, profile: Path | None, svg: Path | None, every_strategy: bool, **options: Any) -> None:
+def plan(workers: str, link: str | None, profile: Path | None, svg: Path | None, every_strategy: bool, **options: Any) -> None:
     """How long a step of n workers takes, which strategy to use, and why."""
     work = _work(**options)
     counts = [int(word) for word in workers.split(",") if word.strip().isdecimal()]
     if len(counts) != len(workers.split(",")) or 0 in counts:
         raise ConfigError(explain(f"--workers is {workers!r:.60}.", where="", remedy="Whole numbers with commas between: 4,16,64."))
+    if link and profile:
+        raise ConfigError(explain(f"--link {link} and --profile {profile}, expected one of them.", where="",
+                                  remedy="Leave --link out: the profile says how fast the links are."))
     measured = read(profile) if profile else None
-    links = measured.links() if measured else links_of(link)
+    links = measured.links() if measured else links_of(link or "1gbit")
     click.echo(planned(counts, work, links, every_strategy=every_strategy, **({"costs": measured.costs()} if measured else {})))
     if svg:
         title = f"{volume(work.size)} of gradients, {duration_of(work.compute)} of compute"

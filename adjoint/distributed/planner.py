@@ -78,8 +78,8 @@ def checked_work(of: str, *, compute: float, size: float, jitter: float = 0.0, o
 
     >>> checked_work("forecast", compute=0.25, size=102e6)
     """
-    number(of, "compute", compute, above=True, remedy="It is the seconds of one worker's gradient: 0.25, for instance.")
-    number(of, "size", size, remedy="It is the bytes of all gradients: 4 for each float32 parameter.")
+    number(of, "compute", compute, above=True, most=1e9, remedy="It is the seconds of one worker's gradient: 0.25, for instance.")
+    number(of, "size", size, most=1e18, remedy="It is the bytes of all gradients: 4 for each float32 parameter.")
     for name, share in (("jitter", jitter), ("overlap", overlap)):
         number(of, name, share, most=1.0, remedy="It is a share of the compute, from 0 to 1.")
     whole(of, "moments", moments, least=0, remedy="It counts arrays of the parameters' size: 2 for Adam.")

@@ -41,6 +41,9 @@ REFUSED = [
     (1, (*WORK, "--profile", "empty"), "empty is not used"), (1, (*WORK, "--profile", "text"), "text is not used"),
     (1, (*WORK, "--profile", "binary"), "binary is not used"), (1, (*WORK, "--profile", "list"), "list is not used"),
     (1, (*WORK, "--profile", "old"), "old is not used: version 0, expected 1"),
+    (1, (*WORK, "--profile", "old", "--link", "home"), "--link home and --profile old, expected one of them"),
+    (1, ("plan", "--compute", "1e308", "--size", "1"), "compute is 1e+308, expected a number > 0 and <= 1e+09"),
+    (1, ("plan", "--compute", "1", "--size", "1e300"), "size is 1e+300, expected a number >= 0 and <= 1e+18"),
     (1, (*WORK, "-n", "4", "--svg", "nowhere/plan.svg"), "--svg nowhere/plan.svg cannot be written: No such file or directory"),
 ]
 
