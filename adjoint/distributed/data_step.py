@@ -162,8 +162,10 @@ def _rounded(x: Any) -> str:
     return str(x) if isinstance(x, int) else f"{complex(x):.6g}"
 
 
-def check_models(communicator: Communicator, model: Any, state: Any, remedy: str) -> None:
+def check_models(communicator: Communicator, model: Any, state: Any, remedy: str, where: str | None = "") -> None:
     """Raise CommunicationError on every rank if the sum of |x| over an array differs by more than APART, or is finite on some only.
+
+    where: as of explain; the communication thread does not know it.
 
     >>> from adjoint.distributed.threads import run_threads
     >>> run_threads(2, lambda c: check_models(c, np.ones(2), (), "Do otherwise."))
@@ -177,7 +179,8 @@ def check_models(communicator: Communicator, model: Any, state: Any, remedy: str
         if low < high and (high == np.inf or high - low > APART * high):
             or_nan = " or NaN" if high == np.inf else ""
             raise CommunicationError(explain(
-                f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}{or_nan}.", where="", remedy=remedy))
+                f"the ranks hold different models: the sum of |{name}| is from {low:.6g} to {high:.6g}{or_nan}.", where=where,
+                remedy=remedy))
 
 
 class DataStep:

@@ -28,7 +28,7 @@ from ..tree import flatten, map_tree
 from .checks import RANKS, examples_of, flag, function_of, number, whole, world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
-from .rules import check_stage_rule
+from .rules import check_stages
 from .schedules import NOBODY, bounds
 from .status import enter, leave
 
@@ -104,7 +104,8 @@ class Pipeline:
     rank's own; x [examples, ...] is read on the first rank and y on the last (give all ranks both); the loss is known to all. loss averages
     over the examples; micro-batches may differ in size by one. Cost: one more forward pass than in one process; memory: m inputs of the
     stage. A step whose loss or gradient is not finite, in any stage, changes nothing.
-    A rule that looks at all gradients together (clip_by_global_norm) is refused at the first step: each stage would clip by itself.
+    A rule that looks at all gradients together (clip_by_global_norm) is refused at the first step: each stage would clip by itself. So are
+    ranks with other micro_batches or batches of another length, on all of them.
     Stages are in training mode (nn.training); key: int64 [2], the same on all ranks, for layers that draw random numbers. Every micro-batch
     draws others, and is a batch of its own to batch norm, whose running values are averages over the micro-batches: all as in
     DataParallel(Alone(), accumulate=m) on the whole model.
@@ -139,19 +140,19 @@ class Pipeline:
         self._headers: dict[tuple, tuple] = {}          # shape and dtype of this step's messages: (neighbour, examples)
         self._ahead: tuple[Dropout, ...] = ()           # one for each layer with modes before this stage; headers count them
         self._learners = 0                              # and how many this stage has
-        self._checked = world.size == 1                 # whether the optimizer does on stages what it does on the whole model
+        self._checked = world.size == 1                 # whether all ranks cut a batch alike, and the optimizer suits stages
 
     def step(self, stage: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         """One step on a batch; see the class."""
         function_of("Pipeline", "the stage", stage, remedy="Give each rank its own part of the model: stages[world.rank].")
         examples_of("Pipeline", x, y)
+        if not self._checked:
+            check_stages(self.optimizer, stage, self.world, {"micro_batches": self.micro_batches, "the number of examples": len(x)})
+            self._checked = True
         limits = bounds(len(x), self.micro_batches)
         if len(x) < self.micro_batches:
             raise ShapeError(explain(f"Pipeline: a batch of {len(x)} examples for {self.micro_batches} micro-batches.",
                                      remedy="Give larger batches, or fewer micro-batches."))
-        if not self._checked:
-            check_stage_rule(self.optimizer, stage, self.world)
-            self._checked = True
         rows = [slice(a, b) for a, b in itertools.pairwise(limits)]
         self._headers.clear()               # what passes may have another shape in every step
         self._learners = sum(1 for _ in _learners(stage))

@@ -5,14 +5,15 @@ Invariant: a rule is refused on all ranks or on none; no message of it is counte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.aval import aval_of
 from ..core.interpreter import EVALUATION, interpreting
-from ..errors import ConfigError, explain
+from ..errors import CommunicationError, ConfigError, explain
 from ..nn.module import buffer_mask
 from ..optim import Optimizer
 from ..tree import flatten, unflatten
@@ -66,20 +67,53 @@ def check_split_rule(optimizer: Optimizer, model: Any, axes: Sequence[int | None
         raise refused(ranks)
 
 
-def check_stage_rule(optimizer: Optimizer, stage: Any, world: Communicator) -> None:
-    """Refuse a rule that looks at several arrays together, on any rank; all ranks call it. Raises: ConfigError.
+def check_stages(optimizer: Optimizer, stage: Any, world: Communicator, numbers: Mapping[str, int]) -> None:
+    """Refuse a rule that looks at several arrays together, on any rank, and numbers that are not the same on all; all ranks call it.
 
-    A stage shows it where it has two arrays that are trained: the first half of them is tried without the others.
+    A stage shows a rule where it has two arrays that are trained: the first half of them is tried without the others.
+    Raises: ConfigError for a rule, CommunicationError for a number.
     """
     arrays = [np.asarray(x) for x in flatten(stage)[0]]
     trained = [k for k, (x, is_buffer) in enumerate(zip(arrays, buffer_mask(stage), strict=True)) if x.dtype.kind == "f" and not is_buffer]
     first = trained[:len(trained) // 2]
     own = [np.full(x.shape, k in first) if k in trained else None for k, x in enumerate(arrays)]
-    found = np.array([together(optimizer, stage, own)])
-    kept, world.counts = world.counts, Counts()
-    try:
-        all_reduce_in_place(found, world, algorithm="tree", combine=np.logical_or)
-    finally:
-        world.counts = kept
+    found = np.array([together(optimizer, stage, own), *numbers.values(), *(-x for x in numbers.values())], np.int64)
+    with uncounted(world):
+        all_reduce_in_place(found, world, algorithm="tree", combine=np.maximum)
+    for name, most, least in zip(numbers, found[1:], -found[1 + len(numbers):], strict=False):
+        if most != least:
+            raise CommunicationError(explain(f"Pipeline: {name} is from {least} to {most} on the {world.size} ranks.",
+                                             remedy=f"Let {name} be the same on every rank."))
     if found[0]:
         raise refused(world.size)
+
+
+@contextlib.contextmanager
+def uncounted(world: Communicator) -> Iterator[None]:
+    """Inside: messages that are none of the step's, which its counts leave out."""
+    kept, world.counts = world.counts, Counts()
+    try:
+        yield
+    finally:
+        world.counts = kept
+
+
+def doings(optimizer: Optimizer, model: Any) -> str:
+    """How an optimizer moves a model of ones in two steps: the first element of each array, to six digits, whatever the arrays' sizes.
+
+    It tells rules and their rates apart where these move elements alone: those that `check_split_rule` lets pass.
+
+    >>> from adjoint import optim
+    >>> doings(optim.sgd(0.1), np.ones(2)), doings(optim.sgd(0.1, momentum=0.9), np.ones(3))
+    ('-0.1 -0.05', '-0.1 -0.14')
+    """
+    leaves, structure = flatten(model)
+    arrays = [np.ones(np.shape(x), np.result_type(x)) for x in leaves]
+    ones = [x if x.dtype.kind == "f" and not is_buffer else None for x, is_buffer in zip(arrays, buffer_mask(model), strict=True)]
+    made = unflatten(structure, arrays)
+    state, told = optimizer.init(made), []
+    for size in (1.0, 0.5):
+        gradients = unflatten(structure, [None if x is None else x * np.asarray(size, x.dtype) for x in ones])
+        updates, state = optimizer.update(gradients, state, made)
+        told += [f"{x:.6g}" for update in flatten(updates)[0] for x in np.ravel(update)[:1].tolist()]
+    return " ".join(told)

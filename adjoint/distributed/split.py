@@ -1,19 +1,22 @@
 """Model parallelism inside a layer: a Linear whose outputs, or whose inputs, are shared out over the ranks.
 
 A column-split Linear before a row-split one is a pair that sends one sum forward and one backward: between them each rank has features of
-its own. Invariant: the pair is the function of the two whole layers, to rounding. May import: L0-L5, train, values. Read next: pipeline.py.
+its own. Invariant: the pair is the function of the two whole layers, to rounding. May import: L0-L5, train, values, data_parallel.
+Read next: pipeline.py.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..compiler.compile import compile
-from ..errors import ConfigError, ShapeError, explain
+from ..core.interpreter import Tracer
+from ..errors import CommunicationError, ConfigError, ShapeError, explain
 from ..nn.dropout import Dropout, dropout
 from ..nn.layers import Linear
 from ..nn.modes import absorb, trainable, training
@@ -22,11 +25,13 @@ from ..optim import Optimizer, apply_updates
 from ..train.loop import check_parts, choose
 from ..transforms.reverse import value_and_grad
 from ..transforms.taps import collect_taps
-from ..tree import Structure, flatten
+from ..tree import Structure, flatten, paths
 from .checks import flag, function_of, world_of
 from .collectives import all_reduce_in_place
 from .communicator import Communicator
-from .rules import check_split_rule
+from .data_parallel import hash_of
+from .data_step import check_models, code_of, digest_of, numbers_of
+from .rules import check_split_rule, doings, uncounted
 from .schedules import bounds
 from .sync_norm import replaced
 from .values import all_reduce, is_varying, per_rank, replicate_to_varying
@@ -175,8 +180,10 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     that treat elements alone (SGD, Adam, ...) are exact, others (clip_by_global_norm, Muon) are refused at the first step.
     nn.Dropout draws what it draws in one process, but between a ColumnLinear and a RowLinear: there every rank draws others for its own
     features. A step whose loss or gradient is not finite, on any rank, changes nothing.
-    Raises: ConfigError if batch norm stands between the two, where its running values would differ from rank to rank, and for
-    a rule that looks at all gradients together.
+    The first step compares what must be the same on all ranks: batch and key, loss, optimizer, and every array that is not split; later
+    ones compare nothing.
+    Raises: CommunicationError on every rank if the ranks differ in that; ConfigError if batch norm stands between the two, where its
+    running values would differ from rank to rank, and for a rule that looks at all gradients together.
 
     >>> from adjoint import nn, optim
     >>> from adjoint.distributed.threads import run_threads
@@ -195,19 +202,62 @@ def make_split_step(loss: Callable, optimizer: Optimizer, world: Communicator, *
     check_parts(loss, optimizer)
     world_of("make_split_step", world)
     flag("make_split_step", "compiled", compiled)
-    checked = False
 
-    def step(model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
-        nonlocal checked
-        function_of("a split step", "the model", model, remedy="Give a Module with split layers, which is called with examples.")
-        if not checked:
-            check_split_rule(optimizer, model, _axes(flatten(model)[1]), world.size)
-            checked = True
+    def step(model: Any, state: Any, x: Any, y: Any, key: Any) -> tuple:
         types = (varying_leaves(model), False, False, False)
         value, gradients, moved, finite = per_rank(functools.partial(_objective, loss, world), world, varying=types)(model, x, y, key)
         updates, new_state = optimizer.update(gradients, state, moved)
         return choose(finite, apply_updates(moved, updates), model), choose(finite, new_state, state), value
-    return compile(step, donate=(0, 1)) if compiled else step
+    run, checked = compile(step, donate=(0, 1)) if compiled else step, False
+
+    def checked_step(model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
+        nonlocal checked
+        function_of("a split step", "the model", model, remedy="Give a Module with split layers, which is called with examples.")
+        if not checked:
+            check_split_rule(optimizer, model, _axes(flatten(model)[1]), world.size)
+            checked = world.size == 1 or _compared(loss, optimizer, world, model, state, x, y, key)
+        return run(model, state, x, y, key)
+    return checked_step
+
+
+def _compared(loss: Callable, optimizer: Optimizer, world: Communicator, model: Any, state: Any, x: Any, y: Any, key: Any) -> bool:
+    """Raise CommunicationError on every rank if ranks differ in what the step takes for the same; False where nothing has a value yet."""
+    leaves, structure = flatten((model, state))
+    if any(isinstance(a, Tracer) for a in flatten((leaves, x, y, key))[0]):
+        return False
+    arrays = [np.asarray(a) for a, axis in zip(leaves, _axes(structure), strict=True) if axis is None]
+    again = "Build the same model and the same optimizer on every rank, rates too."
+    whole_batch = "Give every rank the whole batch, its rows in the same order: a split model shares out features, not examples."
+    parts = [("loss", digest_of(f"{code_of(loss)} {numbers_of(loss)}"), "Let the loss be the same on every rank, the numbers in it too."),
+             ("model", hash_of(structure, arrays), again), ("optimizer", digest_of(doings(optimizer, model)), again),
+             ("x", _bits_of(x), whole_batch), ("y", _bits_of(y), whole_batch), ("key", _bits_of(key), "Give every rank the same key.")]
+    own = np.array([digest for _, digest, _ in parts])
+    with uncounted(world):
+        most, least = all_reduce_in_place(np.stack([own, -own]), world, algorithm="tree", combine=np.maximum)
+        other = [(name, remedy) for (name, _, remedy), a, b in zip(parts, most, -least, strict=True) if a != b]
+        if other:
+            names = " and another ".join(name for name, _ in other)
+            raise CommunicationError(explain(f"a split step: the {world.size} ranks are not given the same: some have another {names}.",
+                                             remedy=other[0][1]))
+        check_models(world, _shared(model), _shared(state),
+                     "Build layers that are not split, and those that are before they are split, from the same seed on every rank.", None)
+    return True
+
+
+def _shared(tree: Any) -> dict[str, Any]:
+    """The arrays that are not split, by name: every rank has the same."""
+    leaves, structure = flatten(tree)
+    return {name: x for name, x, axis in zip(paths(tree), leaves, _axes(structure), strict=True) if axis is None}
+
+
+def _bits_of(tree: Any) -> int:
+    """63 bits that tell arrays apart: every bit of them, their shapes and dtypes."""
+    found = hashlib.blake2b(digest_size=8)
+    for each in flatten(tree)[0]:
+        array = np.asarray(each)
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    return int.from_bytes(found.digest(), "little") >> 1
 
 
 def _objective(loss: Callable, world: Communicator, model: Any, x: Any, y: Any, key: Any) -> tuple:

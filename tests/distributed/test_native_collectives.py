@@ -130,8 +130,9 @@ def test_errors_come_out_of_native_code(error):
     assert np.array_equal(f(x), [3.0, 3.0, 3.0])
 
 
-def test_a_step_that_fails_changes_nothing():
+def test_a_step_that_fails_changes_nothing(monkeypatch):
     """Two layers and their optimizer in one donated call: model and state are those of before."""
+    monkeypatch.setattr("adjoint.distributed.split._compared", lambda *given: True)         # this wire's answer is no other rank's
     world, rng, rule = Fails(None, answer=0.0), np.random.default_rng(0), optim.adam(0.1)
     model = nn.Sequential(ColumnLinear(nn.Linear(2, 4, rng=rng), world), np.tanh, RowLinear(nn.Linear(4, 1, rng=rng), world))
     step, state = make_split_step(nn.squared_error, rule, world), rule.init(model)
