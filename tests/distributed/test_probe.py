@@ -77,6 +77,22 @@ def test_an_all_reduce_that_is_slow_for_small_messages_is_timed_for_large_ones_t
     assert [size for size, _ in found["ring"]] == list(SIZES) and [size for size, _ in found["tree"]] == list(SIZES[:-1])
 
 
+def test_larger_sizes_are_given_more_of_the_time(monkeypatch):
+    """Half of it is for all-reduces: of 21 parts the smallest size is given one, the largest six, each shared by the algorithms."""
+    given = {}
+
+    def made(c, call, seconds):
+        before = c.counts.bytes_sent
+        call()
+        if isinstance(call, functools.partial) and c.rank == 0:
+            given.setdefault(call.args[0], []).append(seconds)
+        return slowest(c, 1e-6 + (c.counts.bytes_sent - before) / 1e9)
+    monkeypatch.setattr(sys.modules["adjoint.distributed.probe"], "timed", made)
+    found = run_threads(2, lambda c: probe(c, seconds=42.0, keep=False), seconds=60.0)[0].timings
+    for part, (size, shares) in enumerate(zip(SIZES, zip(*given.values(), strict=True), strict=True), 1):
+        assert sum(shares) == pytest.approx(part) and len(shares) == sum(size in dict(pairs) for pairs in found.values())
+
+
 KNOWN = Line(1e-6, 1e8)
 FLAT = {"flat": [1.0] * 4, "falling": [1.3, 1.1, 1.0, 0.8], "one in the way": [1.0, 3.0, 1.0, 1.0]}
 

@@ -35,6 +35,17 @@ def test_forward_and_backward_of_the_whole_batch(n, shape, rng):
     assert np.abs(np.concatenate([g for _, g in found]) - slope).max() < 1e-12
 
 
+def test_one_example_a_rank_is_a_batch_and_one_in_all_is_none():
+    x, layer = np.array([[1.0, 4.0], [3.0, -2.0]]), nn.BatchNorm1d(2, dtype=np.float64)
+
+    def program(c):
+        sync = SyncBatchNorm(layer, c)
+        return per_rank(lambda x: nn.training(sync)(x), c)(x[c.rank:c.rank + 1])
+    assert np.abs(np.concatenate(run_threads(2, program, seconds=20)) - nn.training(layer)(x)).max() < 1e-12
+    with pytest.raises(CommunicationError, match="training with one value per channel: it has no variance"):
+        run_threads(1, program, seconds=20)
+
+
 def network():
     rng = np.random.default_rng(0)
     return nn.Sequential(nn.Linear(4, 6, rng=rng, dtype=np.float64), nn.BatchNorm1d(6, dtype=np.float64), np.tanh,

@@ -103,12 +103,15 @@ def test_sums_begin_while_the_call_runs_and_before_its_last_questions():
 
 
 def test_micro_batches_ask_too():
-    def program(c):
-        return steps(c, 12, 3, accumulate=2)
-    whole = run_threads(2, program, seconds=60)
-    alone = steps(Alone(), 12, 3)[0]
-    assert all(np.isfinite(a).all() for parameters, _ in whole for a in parameters)
-    assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(whole[0][0], alone, strict=True))     # statistics are those of a micro-batch
+    """Each is a batch of all ranks together: as in one process that accumulates the same ones, of both ranks' rows."""
+    whole = run_threads(2, lambda c: steps(c, 12, 3, accumulate=2), seconds=60)
+    x, y = (a[[0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]] for a in examples(12))          # rank 0 has the first six rows, and begins with three
+    rule, model = optim.sgd(0.1), network()
+    step, state = DataParallel(Alone(), accumulate=2).make_step(nn.cross_entropy, rule, compiled=False), rule.init(model)
+    for _ in range(3):
+        model, state, *_ = step(model, state, x, y)
+    assert all(np.abs(a - b).max() < 1e-10 for a, b in zip(whole[0][0], flatten(model)[0], strict=True))
+    assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(whole[0][0], one_process(12, 3), strict=True))         # with other statistics
     assert all(a.tobytes() == b.tobytes() for a, b in zip(whole[0][0], whole[1][0], strict=True))
 
 
