@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adjoint import nn, optim
+from adjoint import compile, nn, optim
 from adjoint.distributed import ColumnLinear, Pipeline, RowLinear, make_split_step, run_threads
 from adjoint.errors import CommunicationError
 from adjoint.tree import map_tree
@@ -89,6 +89,16 @@ def test_a_model_of_parts_alone_has_nothing_to_compare():
         rule = optim.sgd(0.1)
         return float(make_split_step(nn.cross_entropy, rule, c, compiled=False)(model, rule.init(model), X, Y)[2])
     assert len(set(run_threads(2, program, seconds=20))) == 1
+
+
+def test_a_split_step_inside_of_a_compiled_function_compares_nothing():
+    """While it is traced there are no numbers to compare."""
+    def program(c):
+        model, rule, state, loss = given(c, None)
+        step = compile(make_split_step(loss, rule, c, compiled=False))
+        return float(step(model, state, X[:8], Y[:8], np.array([1, 0]))[2])
+    found = run_threads(2, program, seconds=30)
+    assert found == [pytest.approx(run_threads(2, losses, seconds=20)[0][0])] * 2
 
 
 @pytest.mark.parametrize("what", ["micro_batches", "the number of examples"])
