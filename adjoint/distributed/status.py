@@ -106,7 +106,7 @@ def completed(folder: Path) -> set[int]:
 
 
 def leave_with(code: int) -> None:
-    """Say that this rank has ended its program by sys.exit with such a status, and that it waits for the others to leave too.
+    """Say that this rank ends its program by an exception or sys.exit, with such a status, and waits a moment for the others to do so too.
 
     >>> leave_with(3)
     """

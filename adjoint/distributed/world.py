@@ -81,8 +81,10 @@ def _end_together(communicator: Any) -> None:
         before(kind, error, trace)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        code = 130 if issubclass(kind, KeyboardInterrupt) else 1
+        status.leave_with(code)
         time.sleep(SPEAK)
-        communicator.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+        communicator.abort(code)
     hook.ends_the_world = True
     sys.excepthook = hook
 
