@@ -27,7 +27,7 @@ from .evaluate import BLOCK, Predictor
 from .interrupts import deferred_interrupts
 from .loop import InputNoise, Step, Transform, check_parts, gradient_names, steps, with_arrays
 from .nonfinite import birth_of_nonfinite
-from .parallel import OneWorker, Parallel
+from .parallel import OneWorker, Parallel, check_alike, facts_of
 from .progress import Progress
 from .run_folder import RunFolder
 from .snapshots import Snapshots
@@ -92,7 +92,7 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     if resume:
         run.resume()
     if parallel:
-        run.agree()
+        run.agree(data)
     run.recall(resume)
     add_noise = InputNoise(noise, seed, compiled=compiled) if noise else None
     if augment and add_noise:
@@ -217,17 +217,17 @@ class _Run:
         self.total, self.counted = float(found.metadata["total"]), found.counter("counted")
         self.fit.history = found.metadata.get("history", [])
 
-    def agree(self) -> None:
-        """Begin where the worker stands that has gone furthest: its model, its state, its place in the data."""
+    def agree(self, data: Arrays) -> None:
+        """Begin where the worker stands that has gone furthest: its model, its state, its place in the data, which all must have."""
         source = self.parallel.furthest(self.fit.steps)
         self.fit.model, self.fit.state = self.parallel.agree(self.fit.model, self.fit.state, source)
+        numbers = {"epochs": self.epochs, "examples": self.batches.examples, "batch": self.batches.batch}
+        facts = {name: (str(number), []) for name, number in numbers.items()}
+        facts |= {"data": facts_of(data), "validation": facts_of(self.validation)}
         mine = {"batches": self.batches.state(), "steps": self.fit.steps, "total": self.total, "counted": self.counted,
-                "history": self.fit.history, "epochs": self.epochs, "batch": self.batches.batch, "examples": self.batches.examples}
+                "history": self.fit.history, "facts": facts}
         told = msgspec.json.decode(self.parallel.tell(msgspec.json.encode(mine), source))
-        for name in ("epochs", "batch", "examples"):
-            if mine[name] != told[name]:
-                raise ConfigError(explain(f"fit: {name}: {mine[name]} on rank {self.parallel.rank}, {told[name]} on rank {source}.",
-                                          remedy="Give every rank the same data, batch and epochs: each takes its own share of a batch."))
+        check_alike(self.parallel, facts, told["facts"], source)
         self.batches.restore(told["batches"])
         self.fit.steps, self.total, self.counted, self.fit.history = (told[name] for name in ("steps", "total", "counted", "history"))
 

@@ -1,6 +1,7 @@
 """Validation on ranks: each measures its share, all know the numbers of one process, and decide alike."""
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -10,7 +11,8 @@ import pytest
 
 from adjoint import nn, optim, train
 from adjoint.distributed import Alone, DataParallel, ParameterServer, run_threads
-from adjoint.errors import CommunicationError, ShapeError
+from adjoint.errors import ConfigError, ShapeError
+from adjoint.train.parallel import facts_of
 from adjoint.tree import flatten
 
 FIT = sys.modules["adjoint.train.fit"]             # train.fit is the function
@@ -88,15 +90,65 @@ def test_a_late_worker_that_leaves_at_ctrl_c_is_not_waited_for(options, ask, mon
     assert {done.interrupted for done in found} == {2}
 
 
-@pytest.mark.parametrize("name, other", [("epochs", 4), ("batch", 12)])
-def test_ranks_that_would_train_on_differently_are_refused_before_the_first_step(name, other):
+def another(array):
+    """The same examples, in an order of its own."""
+    return np.random.default_rng(5).permutation(array)
+
+
+HELD, OTHER = blobs(11, 1), blobs(11, 2)
+
+
+@pytest.mark.parametrize("by", [DataParallel, ParameterServer])
+@pytest.mark.parametrize("common, own, found", [
+    ({}, {"epochs": 4}, "epochs: 4 on rank 2, 3 on rank 0"),
+    ({}, {"batch": 12}, "batch: 12 on rank 2, 24 on rank 0"),
+    ({}, {"x": blobs(47, 0)[0], "y": blobs(47, 0)[1]}, "examples: 47 on rank 2, 48 on rank 0"),
+    ({}, {"x": blobs(48, 0)[0].astype("f4")}, r"data: float32 \(48, 6\) and int64 \(48,\) on rank 2, float64 \(48, 6\) and int64"),
+    ({}, {"x": blobs(48, 3)[0]}, "data: other values on rank 2 than on rank 0, in arrays of the same shapes"),
+    ({}, {"y": another(blobs(48, 0)[1])}, "data: other values on rank 2 than on rank 0"),
+    ({}, {"validation": HELD}, r"validation: float64 \(11, 6\) and int64 \(11,\) on rank 2, none on rank 0"),
+    ({"validation": HELD}, {"validation": None}, r"validation: none on rank 2, float64 \(11, 6\) and int64 \(11,\) on rank 0"),
+    ({"validation": HELD}, {"validation": blobs(9, 1)}, r"validation: float64 \(9, 6\) and int64 \(9,\) on rank 2"),
+    ({"validation": HELD}, {"validation": OTHER}, "validation: other values on rank 2 than on rank 0"),
+    ({"validation": HELD}, {"validation": (HELD[0], another(HELD[1]))}, "validation: other values on rank 2 than on rank 0"),
+], ids=lambda words: re.sub(r"\W+", "-", words)[:40] if isinstance(words, str) else "")
+def test_what_ranks_begin_with_must_be_the_same(by, common, own, found):
+    """On every rank, with what differs and one thing to do; no rank goes on, and none waits."""
     def program(c):
         x, y = blobs(48, 0)
+        options = {"x": x, "y": y, "epochs": 3, "batch": 24, "validation": None, **common, **(own if c.rank == 2 else {})}
+        x, y = options.pop("x"), options.pop("y")
         model = nn.Linear(6, 3, rng=np.random.default_rng(0), dtype=np.float64)
-        options = {"epochs": 3, "batch": 24} | ({name: other} if c.rank == 1 else {})
-        train.fit(model, (x, y), optimizer=optim.sgd(0.1), parallel=DataParallel(c), compiled=False, **options)
-    with pytest.raises(CommunicationError, match=rf"fit: {name}: {other} on rank 1, \d+ on rank 0"):
-        run_threads(2, program, seconds=10)
+        with pytest.raises(ConfigError, match=rf"^fit: {found}[^!]*\n  at [^!]*test_validation.py:[^!]*\n  Give ") as raised:
+            train.fit(model, (x, y), optimizer=optim.sgd(0.1), parallel=by(c), compiled=False, **options)
+        return str(raised.value)
+    assert len(set(run_threads(4, program, seconds=10))) == 1
+
+
+def test_the_same_data_in_other_containers(tmp_path):
+    """Arrays mapped from a file, lists, other strides, values that another processor has rounded otherwise, NaN among the targets."""
+    x, y = blobs(48, 0)
+    np.save(tmp_path / "x.npy", x)
+    held = (np.ones((3, 6)), np.array([[np.nan], [np.inf], [1.0]]))
+
+    def program(c):
+        own = (x, np.load(tmp_path / "x.npy", mmap_mode="r"), x.tolist(), np.asfortranarray(x), x * (1 + 1e-12))[c.rank]
+        model = nn.Linear(6, 3, rng=np.random.default_rng(0), dtype=np.float64)
+        loss = lambda outputs, y: nn.cross_entropy(outputs, y) if y.ndim == 1 else nn.squared_error(outputs, y * np.ones(3))
+        with np.errstate(invalid="ignore"):
+            return train.fit(model, (own, y), optimizer=optim.sgd(0.1), loss=loss, epochs=1, batch=24, validation=held,
+                             parallel=DataParallel(c), compiled=False).steps
+    assert run_threads(5, program, seconds=20) == [2] * 5
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 0), (5, 2, 2), (3000, 2), (40, 30, 10, 3)])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", "?", "U3"])
+def test_facts_of_any_array(shape, dtype):
+    rng = np.random.default_rng(0)
+    x = (100 * rng.random(shape)).astype(dtype)
+    (what, [sums]), (_, [others]) = facts_of([x]), facts_of([x[::-1]])
+    assert what == f"{np.dtype(dtype)} {shape}" and 0 <= sums[0] <= sums[1]
+    assert (sums != others) == (x.size > 0 and dtype not in ("?", "U3")) or dtype == "?"
 
 
 def test_targets_that_are_no_labels_have_a_loss_only():
