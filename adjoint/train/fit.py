@@ -82,7 +82,8 @@ def fit(model: Any, data: Arrays, *, optimizer: Optimizer, epochs: int, loss: Ca
     _check_parts(model, stop, snapshots, parallel)
     check_parts(loss, optimizer)
     model = with_arrays(model)
-    batches = Batches(*data, batch=min(batch, len(data[0])), seed=seed, last="drop")
+    counts = isinstance(batch, int | np.integer)            # Batches refuses what does not
+    batches = Batches(*data, batch=min(batch, len(data[0])) if counts else batch, seed=seed, last="drop")
     for x, y in filter(None, (data, validation)):
         _rehearse(model, loss, np.asarray(x), np.asarray(y))
     run = _Run(model, optimizer, loss, batches, epochs, validation, folder, save_seconds, stop, progress, parallel or OneWorker(),
@@ -113,6 +114,8 @@ def _check(data: Arrays, epochs: int, validation: Arrays | None, folder: RunFold
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2) and not (name == "validation" and pair is None):
             raise ConfigError(explain(f"fit: {name} is {type(pair).__name__}, expected a pair.",
                                       remedy="Give examples and targets: (x, y)."))
+        for part, values in zip("xy", pair or (), strict=False):
+            _check_array(f"{part} of {name}", values)
     if not isinstance(folder, RunFolder | None):
         raise ConfigError(explain(f"fit: folder is {type(folder).__name__}, expected a RunFolder.",
                                   remedy='Make one: with train.RunFolder.create("runs", "digits", {}) as folder: ...'))
@@ -126,6 +129,21 @@ def _check(data: Arrays, epochs: int, validation: Arrays | None, folder: RunFold
     if shapes and not shapes[0][:1] == shapes[1][:1] > (0,):
         raise ShapeError(explain(f"fit: validation has shapes {shapes[0]} and {shapes[1]}, expected as many examples as targets.",
                                  remedy="Its first axes count examples: of both equally many, and at least one."))
+
+
+def _check_array(name: str, values: Any) -> None:
+    """Refuse what NumPy makes no array of numbers of: a generator (training needs its examples again), None, text."""
+    remedy = f"Make one array of all examples, for instance {name[0]} = np.stack(list(examples))."
+    try:
+        array = np.asarray(values)
+        if array.ndim and array.dtype.kind not in "OUS":
+            return
+        what = type(values).__name__ + (f" of {array.dtype}" if array.ndim else "")
+        if array.ndim and array.dtype.kind in "US":
+            remedy = f"Number the words, for instance {name[0]} = np.unique(words, return_inverse=True)[1]."
+    except ValueError:
+        what = f"{type(values).__name__} of rows of several lengths"
+    raise DataError(explain(f"fit: {name} is {what}, expected an array of numbers [examples, ...].", remedy=remedy))
 
 
 def _check_parts(model: Any, stop: Any, snapshots: Any, parallel: Any) -> None:

@@ -170,6 +170,35 @@ def test_parts_that_are_none_are_refused(wrong, message, remedy):
         assert "test_fit.py:" in str(raised.value) and remedy in str(raised.value)
 
 
+@pytest.mark.parametrize("where", ["data", "validation"])
+@pytest.mark.parametrize("wrong, error, message, remedy", [
+    (lambda x, y: zip(x, y, strict=True), ConfigError, "fit: WHERE is zip, expected a pair", "(x, y)."),
+    (lambda x, y: x, ConfigError, "fit: WHERE is ndarray, expected a pair", "(x, y)."),
+    (lambda x, y: x[:2], ConfigError, "fit: WHERE is ndarray, expected a pair", "(x, y)."),
+    (lambda x, y: "xy", ConfigError, "fit: WHERE is str, expected a pair", "(x, y)."),
+    (lambda x, y: {"x": x, "y": y}, ConfigError, "fit: WHERE is dict, expected a pair", "(x, y)."),
+    (lambda x, y: ((row for row in x), y), DataError, "fit: x of WHERE is generator, expected an array", "x = np.stack(list(examples))"),
+    (lambda x, y: (x, map(int, y)), DataError, "fit: y of WHERE is map, expected an array", "y = np.stack(list(examples))"),
+    (lambda x, y: (None, None), DataError, "fit: x of WHERE is NoneType, expected an array", "np.stack"),
+    (lambda x, y: (1.0, 2.0), DataError, "fit: x of WHERE is float, expected an array", "np.stack"),
+    (lambda x, y: ([[1.0], [1.0, 2.0]], y), DataError, "fit: x of WHERE is list of rows of several lengths", "np.stack"),
+    (lambda x, y: (x.astype(object), y), DataError, "fit: x of WHERE is ndarray of object, expected", "np.stack"),
+    (lambda x, y: (x, ["cat"] * len(y)), DataError, "fit: y of WHERE is list of <U3, expected", "np.unique(words, return_inverse=True)"),
+], ids=range(12))
+def test_data_that_are_no_arrays_are_refused(where, wrong, error, message, remedy):
+    bad = wrong(*blobs())
+    data, held = (bad, None) if where == "data" else (blobs(), bad)
+    with pytest.raises(error, match=message.replace("WHERE", where)) as raised:
+        fit(network(), data, validation=held, **options())
+    assert "test_fit.py:" in str(raised.value) and remedy in str(raised.value)
+
+
+@pytest.mark.parametrize("batch", [None, "8", 8.0, 0, True])
+def test_a_batch_that_is_no_number_is_refused(batch):
+    with pytest.raises(ConfigError, match=f"Batches: batch is {batch!r}"):
+        fit(network(), blobs(), **options(batch=batch))
+
+
 def test_stop_ends_the_run():
     run = fit(network(), blobs(), stop=lambda history: len(history) == 2, **options())
     assert len(run.history) == 2 and run.steps == 14
