@@ -179,7 +179,8 @@ class DataParallel:
         a mean over examples, as those of nn are: ranks weigh by how many examples they have, so with a loss that is a sum n ranks make
         steps n times too small, and one over valid tokens counts every example alike, however many tokens it has.
         model and state must be equal on all ranks (`agree`), and so must the loss, constants included. Raises CommunicationError on every
-        rank in the first step if they are not.
+        rank in the first step if they are not; constants are compared where the ranks' first batches have equal sizes, and with
+        compiled=False only those that the loss itself has (data_step.numbers_of).
         """
         check_parts(loss, optimizer)
         flag("make_step", "compiled", compiled)

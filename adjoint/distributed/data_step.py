@@ -38,6 +38,7 @@ from .values import per_rank, ranks_of
 
 LAST = 0.25             # of the bytes of the last bucket: what is cut off it
 WORTH = 2 ** 20         # bytes above which that is worth one more message
+SMALL = 2 ** 10         # elements of an array of constants of a loss, up to which ranks compare it
 APART = 1e-5            # of the sum of an array's magnitudes: what ranks with other processors may round otherwise, and more
 
 
@@ -127,6 +128,8 @@ def code_of(function: Callable) -> str:
     >>> code_of(lambda x: x + 1) == code_of(lambda x: x + 1), code_of(lambda x: x + 1) == code_of(lambda x: x + 2)
     (True, False)
     """
+    while isinstance(function, functools.partial):
+        function = function.func
     code = getattr(function, "__code__", None)
     return f"{getattr(function, '__qualname__', type(function).__qualname__)} {'' if code is None else _does(code)}"
 
@@ -138,12 +141,16 @@ def _does(code: CodeType) -> str:
 
 
 def numbers_of(function: Callable) -> str:
-    """The numbers that a function takes from around itself: its defaults, and what it reads there and does not write (a counter).
+    """The numbers that a function takes from around itself: its defaults, what functools.partial gives it, and what it reads there and does
+    not write (a counter). Arrays up to SMALL elements and tuples of numbers are numbers too; lists and attributes are not: they may grow.
 
     >>> make = lambda w: lambda x: w * x
-    >>> numbers_of(make(2.0)), numbers_of(make(3))
-    ('w=2+0j', 'w=3')
+    >>> numbers_of(make(2.0)), numbers_of(make(3)), numbers_of(make(np.array([1.0, 2.0]))), numbers_of(functools.partial(pow, exp=2))
+    ('w=2+0j', 'w=3', 'w=(2,)[1+0j 2+0j]', 'exp=2')
     """
+    if isinstance(function, functools.partial):
+        given = {**dict(enumerate(function.args)), **function.keywords}
+        return " ".join(filter(None, (_told(given), numbers_of(function.func))))
     code = getattr(function, "__code__", None)
     if code is None:
         return ""
@@ -154,7 +161,24 @@ def numbers_of(function: Callable) -> str:
         with contextlib.suppress(ValueError):               # nothing is in it yet
             found[name] = cell.cell_contents
     written = {s.argval for s in steps if s.opname.startswith("STORE_")}
-    return " ".join(f"{name}={_rounded(x)}" for name, x in found.items() if isinstance(x, Number) and name not in written)
+    fills = "STORE_SUBSCR" in {s.opname for s in steps}     # an array, perhaps
+    return _told({name: x for name, x in found.items() if name not in written and not (fills and isinstance(x, np.ndarray))})
+
+
+def _told(found: dict) -> str:
+    """Those of named values that are numbers."""
+    return " ".join(f"{name}={text}" for name, text in ((name, _text(x)) for name, x in found.items()) if text)
+
+
+def _text(x: Any) -> str:
+    """A number, a small array or a tuple of numbers, rounded; nothing else."""
+    if isinstance(x, Number):
+        return _rounded(x)
+    if isinstance(x, np.ndarray) and x.size <= SMALL and x.dtype.kind in "biufc":
+        return f"{x.shape}[{' '.join(map(_rounded, x.ravel().tolist()))}]".replace(", ", ",")
+    if isinstance(x, tuple) and len(x) <= SMALL and all(isinstance(each, Number | np.ndarray | tuple) for each in x):
+        return f"({' '.join(map(_text, x))})"
+    return ""
 
 
 def _rounded(x: Any) -> str:

@@ -1,5 +1,6 @@
 """Ranks that train otherwise than the others are told so at the end of the epoch, on every rank; ranks that do not are left alone."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import adjoint
 from adjoint import nn, optim, train
 from adjoint.distributed import DataParallel, run_threads
-from adjoint.distributed.data_step import code_of, numbers_of
+from adjoint.distributed.data_step import SMALL, code_of, numbers_of
 from adjoint.errors import CommunicationError
 
 X = np.random.default_rng(0).standard_normal((32, 4))
@@ -98,13 +99,27 @@ def weighted(rank, kind):
             calls += 1
             return nn.cross_entropy(outputs, y)
         return loss
+    array, pair, many, seen = np.full((1, 1), w), (1, (w, np.float32(w))), np.full(SMALL + 1, w), [w]
+    times = lambda o, y, by, more=1.0: by * more * nn.cross_entropy(o, y)
+
+    def filled(o, y):
+        array[0, 0] += len(y)
+        seen.append(len(y))
+        return nn.cross_entropy(o, y)
     losses = {"closure": lambda o, y: w * nn.cross_entropy(o, y), "default": lambda o, y, w=w: w * nn.cross_entropy(o, y),
-              "code": (lambda o, y: nn.cross_entropy(o, y) * 2) if rank else (lambda o, y: nn.cross_entropy(o, y) * 3)}
+              "code": (lambda o, y: nn.cross_entropy(o, y) * 2) if rank else (lambda o, y: nn.cross_entropy(o, y) * 3),
+              "array": lambda o, y: (array * nn.cross_entropy(o, y)).mean(), "tuple": lambda o, y: pair[1][0] * nn.cross_entropy(o, y),
+              "partial": functools.partial(times, by=w),
+              "partial of a partial": functools.partial(functools.partial(times, by=2.0), more=w),
+              "partial of a closure": functools.partial(lambda o, y, by: by * w * nn.cross_entropy(o, y), by=1.0),
+              "partial of another": functools.partial((lambda o, y: 2.0 * nn.cross_entropy(o, y)) if rank else nn.cross_entropy),
+              "filled": filled, "large": lambda o, y: 0.0 * many.sum() + nn.cross_entropy(o, y)}
     return losses[kind]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("kind", ["closure", "default", "code"])
+@pytest.mark.parametrize("kind", ["closure", "default", "code", "array", "tuple", "partial", "partial of a partial", "partial of a closure",
+                                  "partial of another"])
 def test_another_constant_in_the_loss_is_refused_on_every_rank(kind, compiled):
     def program(c, differs):
         return first_step(c, weighted(c.rank * differs, kind), compiled=compiled)
@@ -114,6 +129,18 @@ def test_another_constant_in_the_loss_is_refused_on_every_rank(kind, compiled):
             program(c, True)
     run_threads(2, refused, seconds=20)
     assert len(set(run_threads(2, lambda c: program(c, False), seconds=20))) == 1
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_unequal_shares_have_the_same_code_and_constants_of_their_own(compiled):
+    def program(c, kind):
+        return first_step(c, weighted(c.rank, kind), rows=8 + c.rank, compiled=compiled)
+
+    def refused(c):
+        with pytest.raises(CommunicationError, match="the ranks trace different programs for a training step"):
+            program(c, "code")
+    run_threads(2, refused, seconds=20)
+    assert len(set(run_threads(2, lambda c: program(c, "closure"), seconds=20))) == 1
 
 
 def test_constants_of_a_compiled_loss_are_seen_wherever_they_come_from():
@@ -144,8 +171,9 @@ def test_numbers_that_follow_from_sizes_and_counters_may_differ():
     assert len(set(run_threads(2, means, seconds=20))) == 1
     lengths = run_threads(2, lambda c: first_step(c, lambda o, y: np.mean((o - y) ** 2) * 2, length=5 + c.rank), seconds=20)
     assert lengths[0] == lengths[1]
-    counted = run_threads(2, lambda c: first_step(c, weighted(c.rank, "written"), compiled=False), seconds=20)
-    assert counted[0] == counted[1]
+    for kind in ("written", "filled", "large"):
+        counted = run_threads(2, lambda c, kind=kind: first_step(c, weighted(c.rank, kind), compiled=False), seconds=20)
+        assert counted[0] == counted[1]
 
 
 def reads(outputs, y, most=3, *, least=HALF):
