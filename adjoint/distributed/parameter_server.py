@@ -1,7 +1,7 @@
 """ParameterServer: training through ranks that hold the model; others compute gradients, and stragglers need not be waited for.
 
 Invariant: with all workers waited for, a step is that of one process. Of k of n, no gradient of an old version is ever applied.
-May import: L0-L5, train, server, worker, timeline. Read next: server.py, worker.py, shards.py.
+May import: L0-L5, train, server, worker, status, timeline. Read next: server.py, worker.py, shards.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .schedules import bounds
 from .server import FINAL, Note, Server, receive, send
 from .server_steps import ServerStep, WorkerStep
 from .shards import Shards
+from .status import inside
 from .timeline import Timeline, checked_trace, write_of
 from .worker import Cancellation, Worker
 
@@ -78,6 +79,7 @@ class ParameterServer:
         self.trace, self.timeline = checked_trace("ParameterServer", timeline), Timeline(communicator.rank)
         self._check(wait_for)
         ranks, synchronous = range(servers, communicator.size), staleness is None
+        self.all = synchronous and wait_for in (None, self.workers)         # whether a step waits for every worker
         self._optimizer: Optimizer | None = None
         self.shards: Shards | None = None
         self.norms = np.zeros(0)                            # of the gradients, as last heard
@@ -212,6 +214,10 @@ class ParameterServer:
         """(model, state, loss): the newest model and state and rank 0's number, on every rank, once all workers have come here."""
         if self._optimizer is None:
             raise ConfigError(explain("ParameterServer: settle before make_step.", remedy="Make the step first, then settle at the end."))
+        with inside("parameter_server", "the end of all"):
+            return self._settled(model, state, loss)
+
+    def _settled(self, model: Any, state: Any, loss: float) -> tuple[Any, Any, float]:
         shards = self.shards_of(model)
         if self.server is None:
             answers = self.worker.settle()

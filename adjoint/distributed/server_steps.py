@@ -1,13 +1,14 @@
 """The two halves of a training step through a parameter server: gradients on a worker, one update on a server.
 
 Invariant: a cancelled gradient leaves the worker's model as it was; a gradient counts in the update of one version or in none.
-May import: L0-L5, train, server, worker, shards, timeline. Read next: server.py.
+May import: L0-L5, train, server, worker, shards, status, timeline. Read next: server.py.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..tree import flatten, unflatten
 from .checks import number
 from .server import FINAL, MODEL, Answer, Note, Server, receive, send
 from .shards import Shards, joined, taken
+from .status import inside
 from .timeline import Timeline
 from .worker import Worker
 
@@ -31,6 +33,7 @@ class Place(Protocol):
     communicator: Any
     servers: int
     workers: int
+    all: bool
     index: int
     rank: int
     staleness: int | None
@@ -43,6 +46,12 @@ class Place(Protocol):
     def shards_of(self, model: Any) -> Shards:
         """How the model is dealt."""
         ...
+
+
+def waits(place: Place, what: str) -> AbstractContextManager[None]:
+    """What a launcher is told of a rank in a step. Where not all workers are waited for, ranks wait more or less often: it does not count.
+    """
+    return inside("parameter_server", what, counts=place.all)
 
 
 class WorkerStep:
@@ -74,7 +83,7 @@ class WorkerStep:
         else:
             place.timeline.add("compute", begin, time.perf_counter_ns(), step=self.calls)
             self._give(*found, np.shape(x)[0])
-        with place.timeline.span("wait for the model", step=self.calls):
+        with place.timeline.span("wait for the model", step=self.calls), waits(place, f"step {self.calls}: the model"):
             return self._newest(model, state)
 
     def _passes(self, number: int) -> bool:
@@ -124,7 +133,7 @@ class ServerStep:
         place, server, finite = self.place, self.place.server, np.True_
         shards = place.shards_of(model)
         self.calls += 1
-        with place.timeline.span("wait for gradients", step=self.calls):
+        with place.timeline.span("wait for gradients", step=self.calls), waits(place, f"step {self.calls}: gradients"):
             answers = server.gradients()
         if not answers:                                     # somebody was asked to end
             return model, state, self._last, tuple(place.norms), finite
@@ -134,11 +143,12 @@ class ServerStep:
             if totals[3]:
                 model, state, norms, finite = self._apply(model, state, sums, totals)
                 place.norms[shards.places(place.rank)] = norms
-        with place.timeline.span("publish", step=self.calls):
-            message = shards.packed(place.rank, model, place.norms)
-            server.publish(message, list(answers), loss=float(self._last), finite=bool(finite))
-        if place.servers > 1:
-            model, state, finite = self._told(model, state, finite)
+        with inside("parameter_server", f"step {self.calls}: sending the model", counts=False):
+            with place.timeline.span("publish", step=self.calls):
+                message = shards.packed(place.rank, model, place.norms)
+                server.publish(message, list(answers), loss=float(self._last), finite=bool(finite))
+            if place.servers > 1:
+                model, state, finite = self._told(model, state, finite)
         return model, state, self._last, tuple(place.norms), finite
 
     def _collected(self, answers: dict[int, Answer], model: Any, shards: Shards) -> tuple[tuple, np.ndarray]:

@@ -7,6 +7,7 @@ May import: errors, settings. Read next: launch.py, which names the rank that ha
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import functools
 import mmap
@@ -15,7 +16,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +124,10 @@ def left(folder: Path) -> dict[int, int]:
     return {int(match[1]): int(match[2]) for path in folder.glob("left-*") if (match := _LEFT.fullmatch(path.name))}
 
 
-def enter(collective: str, bucket: str = "") -> None:
+def enter(collective: str, bucket: str = "", *, counts: bool = True) -> None:
     """Say that this rank enters a collective, of a bucket of gradients perhaps. Call `leave` afterwards, in a finally.
+
+    counts: False where ranks may do so more or less often than others: the number of collectives stays that of the last one.
 
     >>> enter("all_reduce", "conv3.w..conv5.b")
     >>> leave()
@@ -133,7 +136,7 @@ def enter(collective: str, bucket: str = "") -> None:
     if page is not None:
         page.depth += 1
         if page.depth == 1:
-            page.entered += 1
+            page.entered += counts
             page.last = (collective[:80], bucket[:160])
             page.write()
 
@@ -145,6 +148,19 @@ def leave() -> None:
         page.depth -= 1
         if page.depth == 0:
             page.write()
+
+
+@contextlib.contextmanager
+def inside(collective: str, bucket: str = "", *, counts: bool = True) -> Iterator[None]:
+    """`enter`, and `leave` at the end.
+
+    >>> with inside("parameter_server", "step 3: the model"): pass
+    """
+    enter(collective, bucket, counts=counts)
+    try:
+        yield
+    finally:
+        leave()
 
 
 def noted(function: Callable[..., Any]) -> Callable[..., Any]:

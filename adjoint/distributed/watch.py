@@ -40,6 +40,8 @@ _SET_DEATH_SIGNAL = 1   # prctl
 def hanging(places: list[Place]) -> tuple[list[Place], Place | None]:
     """(ranks that keep others waiting, a rank that waits): those that have not entered the collective in which others are.
 
+    Of these the ones that do not wait themselves, if there are any.
+
     >>> waits = Place(0, 7, True, "all_reduce", "w..b", "a", 1, ())
     >>> late = Place(1, 6, False, "all_reduce", "w..b", "b", 2, ())
     >>> [place.rank for place in hanging([waits, late])[0]], hanging([late])[1]
@@ -49,7 +51,7 @@ def hanging(places: list[Place]) -> tuple[list[Place], Place | None]:
     if waiting is None:
         return [], None
     behind = [place for place in places if place.entered < waiting.entered]
-    return behind or [place for place in places if not place.inside], waiting
+    return [place for place in behind if not place.inside] or behind or [place for place in places if not place.inside], waiting
 
 
 def accusation(places: list[Place], ranks: int, seconds: float, completed: Set[int] = frozenset()) -> str:
@@ -206,7 +208,7 @@ class _Progress:
         if now - self.looked < self.soon / 20:
             return None
         places = status.places(self.folder)
-        counts = [place[:3] for place in places]
+        counts = [place[:5] for place in places]            # its step too: not all that is entered counts
         self.looked = now
         if counts != self.seen or not any(place.inside for place in places):
             self.seen, self.moved = counts, now
