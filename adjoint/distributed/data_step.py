@@ -195,11 +195,29 @@ def check_models(communicator: Communicator, model: Any, state: Any, remedy: str
     >>> run_threads(2, lambda c: check_models(c, np.ones(2), (), "Do otherwise."))
     [None, None]
     """
-    with np.errstate(over="ignore"):
-        own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten((model, state))[0]])
-    own[np.isnan(own)] = np.inf                             # a maximum with NaN would hide what the others have
+    own = magnitudes(model, state)
     most, least = all_reduce_in_place(np.stack([own, -own]), communicator, algorithm="tree", combine=np.maximum)
-    for name, high, low in zip(paths({"model": model, "optimizer": state}), most, -least, strict=True):
+    refuse_unlike(model, state, most, -least, remedy)
+
+
+def magnitudes(*trees: Any) -> np.ndarray:
+    """The sum of |x| over each array, infinite where that is not finite.
+
+    >>> magnitudes([np.array([3.0, -4.0])], np.nan)
+    array([ 7., inf])
+    """
+    with np.errstate(over="ignore"):
+        own = np.array([np.sum(np.abs(x), dtype=np.float64) for x in flatten(trees)[0]])
+    own[np.isnan(own)] = np.inf                             # a maximum with NaN would hide what the others have
+    return own
+
+
+def refuse_unlike(model: Any, state: Any, most: np.ndarray, least: np.ndarray, remedy: str) -> None:
+    """Raise CommunicationError if the largest and the least of all ranks' `magnitudes` are of different arrays.
+
+    >>> refuse_unlike([1.0], (), np.array([7.0]), np.array([7.0]), "Do otherwise.")
+    """
+    for name, high, low in zip(paths({"model": model, "optimizer": state}), most, least, strict=True):
         if low < high and (high == np.inf or high - low > APART * high):
             or_nan = " or NaN" if high == np.inf else ""
             raise CommunicationError(explain(

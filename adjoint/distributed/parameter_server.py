@@ -142,7 +142,9 @@ class ParameterServer:
         """step(model, state, x, y, key=None) -> (model, state, loss, norms, finite), as train.make_step, over all workers together.
 
         x, y: this worker's examples (`share`); a server does not look at them. Workers do not hold the optimizer's state: theirs is what
-        they were given, until `settle`.
+        they were given, until `settle`. Raises CommunicationError on every rank in the first step if models or states are not equal on all
+        ranks (`agree`), if a worker has another loss, constants included, or, with several servers, if a rank has another optimizer;
+        ConfigError if layers ask other ranks.
         """
         check_parts(loss, optimizer)
         flag("make_step", "compiled", compiled)

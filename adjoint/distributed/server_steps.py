@@ -1,7 +1,7 @@
 """The two halves of a training step through a parameter server: gradients on a worker, one update on a server.
 
 Invariant: a cancelled gradient leaves the worker's model as it was; a gradient counts in the update of one version or in none.
-May import: L0-L5, train, server, worker, shards, status, timeline. Read next: server.py.
+May import: L0-L5, train, server, server_check, worker, shards, status, timeline. Read next: server.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..train.loop import choose, objective
 from ..tree import flatten, unflatten
 from .checks import number
 from .server import FINAL, MODEL, Answer, Note, Server, receive, send
+from .server_check import check_first, check_layers, programs
 from .shards import Shards, joined, taken
 from .status import inside
 from .timeline import Timeline
@@ -58,7 +59,7 @@ class WorkerStep:
     """step(model, state, x, y, key) on a worker: the gradient of its examples, given to the servers or abandoned; the newest model."""
 
     def __init__(self, place: Place, loss: Callable, compiled: bool):
-        self.place, self.loss, self.calls = place, loss, 0
+        self.place, self.loss, self.compiled, self.calls = place, loss, compiled, 0
         self.before = place.worker.version                  # made by the steps of a training before this one
         signals = place.worker.cancellation if place.worker.cancel else None
         self._local = compile(self._gradients, signals=signals) if compiled else self._gradients
@@ -67,7 +68,11 @@ class WorkerStep:
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         place, number = self.place, self.calls
         self.calls += 1
-        place.shards_of(model)
+        if number == 0:
+            check_layers(model)
+            shards = place.shards_of(model)                 # before they are asked for in a trace
+            digests = programs(self.loss, self._gradients if self.compiled else None, model, x, y, key)
+            check_first(place.communicator, shards, model, state, digests)
         if self._passes(number):
             place.worker.sit_out()
             return model, state, self._last[0], tuple(place.norms), self._last[1]
@@ -131,7 +136,10 @@ class ServerStep:
 
     def __call__(self, model: Any, state: Any, x: Any, y: Any, key: Any = None) -> tuple:
         place, server, finite = self.place, self.place.server, np.True_
-        shards = place.shards_of(model)
+        if self.calls == 0:
+            check_layers(model)
+            check_first(place.communicator, place.shards_of(model), model, state)
+        shards = place.shards
         self.calls += 1
         with place.timeline.span("wait for gradients", step=self.calls), waits(place, f"step {self.calls}: gradients"):
             answers = server.gradients()

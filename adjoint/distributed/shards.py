@@ -64,7 +64,8 @@ def dealt(sizes: Sequence[int], servers: int) -> list[list[int]]:
 
 class Shards:
     """How a model's arrays are dealt to servers. trained, buffers: their numbers among the leaves; owned[s]: the trained ones of server s;
-    states[s]: the leaves of the optimizer's state that server s changes, and none before it."""
+    states[s]: the leaves of the optimizer's state that server s changes, and none before it; moves: the sum of |updates| that the optimizer
+    makes of loud gradients, 0 with one server, whose optimizer alone counts."""
 
     def __init__(self, model: Any, optimizer: Optimizer, servers: int):
         leaves, self.structure = flatten(model)
@@ -77,6 +78,7 @@ class Shards:
             raise ConfigError(explain(f"{servers} servers for a model of {len(self.trained)} trained arrays.",
                                       remedy=f"At most one server for each: servers={max(1, len(self.trained))}."))
         self.owned = [[self.trained[k] for k in numbers] for numbers in dealt([leaves[i].nbytes for i in self.trained], servers)]
+        self.moves = 0.0
         self.states = self._divided(model, optimizer) if servers > 1 else [list(range(len(flatten(optimizer.init(model))[0])))]
 
     def tree(self, values: dict[int, Any]) -> Any:
@@ -125,6 +127,7 @@ class Shards:
         loud = {i: np.full_like(leaves[i], LOUD) for i in self.trained}
         whole = optimizer.update(self.tree(loud), state, model)[0]
         expected = dict(zip(self.trained, flatten(whole)[0], strict=True))
+        self.moves = float(np.nan_to_num(sum(np.sum(np.abs(u), dtype=np.float64) for u in expected.values()), posinf=0.0))
         before, found = flatten(state)[0], []
         for owned in self.owned:
             updates, after = optimizer.update(self.tree({i: loud[i] for i in owned}), state, model)
