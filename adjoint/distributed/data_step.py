@@ -197,7 +197,7 @@ def check_models(communicator: Communicator, model: Any, state: Any, remedy: str
     """
     own = magnitudes(model, state)
     most, least = all_reduce_in_place(np.stack([own, -own]), communicator, algorithm="tree", combine=np.maximum)
-    refuse_unlike(model, state, most, -least, remedy)
+    refuse_unlike(model, state, most, -least, remedy, where)
 
 
 def magnitudes(*trees: Any) -> np.ndarray:
@@ -212,8 +212,10 @@ def magnitudes(*trees: Any) -> np.ndarray:
     return own
 
 
-def refuse_unlike(model: Any, state: Any, most: np.ndarray, least: np.ndarray, remedy: str) -> None:
+def refuse_unlike(model: Any, state: Any, most: np.ndarray, least: np.ndarray, remedy: str, where: str | None = "") -> None:
     """Raise CommunicationError if the largest and the least of all ranks' `magnitudes` are of different arrays.
+
+    where: as of explain.
 
     >>> refuse_unlike([1.0], (), np.array([7.0]), np.array([7.0]), "Do otherwise.")
     """
