@@ -7,8 +7,8 @@ Read next: threads.py, mpi.py, collectives.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +66,19 @@ class Communicator(Protocol):
     def watching(self, source: int, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """Inside the context: call back once, from another thread, when a message of that rank is there (or was before)."""
         ...
+
+
+@contextmanager
+def uncounted(communicator: Communicator) -> Iterator[None]:
+    """Inside: messages that belong to no schedule, which the communicator's counts leave out.
+
+    >>> with uncounted(Alone()): pass
+    """
+    kept, communicator.counts = communicator.counts, Counts()
+    try:
+        yield
+    finally:
+        communicator.counts = kept
 
 
 class Alone:

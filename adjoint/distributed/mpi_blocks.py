@@ -106,6 +106,7 @@ class Blocks:
         if limits[0] != -limits[1]:
             raise self._other_size(f"all ranks to combine {buffer.nbytes} bytes of {buffer.dtype} by {combine.__name__}")
         self._wait([self._under_way[2]], [others])
+        self._under_way = ()                                    # until here MPI may write to the buffer, whatever was raised
         self.counts.rounds += 1
 
 

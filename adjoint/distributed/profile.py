@@ -22,7 +22,7 @@ import numpy as np
 from ..compiler.cache import directory
 from ..errors import ConfigError, explain
 from ..train import files
-from .communicator import Communicator, Counts
+from .communicator import Communicator, uncounted
 from .planner import COSTS, Cost
 from .schedules import NOBODY
 from .simulator import Links
@@ -275,8 +275,7 @@ def _agree(communicator: Communicator) -> Choice:
 def host_names(communicator: Communicator) -> list[bytes]:
     """The host of each rank, as eight bytes, on rank 0 (elsewhere: this rank's alone). Not counted."""
     own = np.frombuffer(hashlib.blake2b(socket.gethostname().encode(), digest_size=8).digest(), np.uint8).copy()
-    kept, communicator.counts = communicator.counts, Counts()
-    try:
+    with uncounted(communicator):
         if communicator.rank:
             communicator.exchange(own, 0, None, NOBODY)
             return [own.tobytes()]
@@ -285,8 +284,6 @@ def host_names(communicator: Communicator) -> list[bytes]:
             communicator.exchange(None, NOBODY, own, other)
             names.append(own.tobytes())
         return names
-    finally:
-        communicator.counts = kept
 
 
 def tell(communicator: Communicator, array: np.ndarray) -> None:
@@ -295,12 +292,9 @@ def tell(communicator: Communicator, array: np.ndarray) -> None:
     >>> from adjoint.distributed import Alone
     >>> tell(Alone(), np.zeros(3))
     """
-    kept, communicator.counts = communicator.counts, Counts()
-    try:
+    with uncounted(communicator):
         for other in range(1, communicator.size):
             if communicator.rank == 0:
                 communicator.exchange(array, other, None, NOBODY)
             elif communicator.rank == other:
                 communicator.exchange(None, NOBODY, array, 0)
-    finally:
-        communicator.counts = kept

@@ -5,8 +5,7 @@ Invariant: a rule is refused on all ranks or on none; no message of it is counte
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..nn.module import buffer_mask
 from ..optim import Optimizer
 from ..tree import flatten, unflatten
 from .collectives import all_reduce_in_place
-from .communicator import Communicator, Counts
+from .communicator import Communicator, uncounted
 from .shards import LOUD
 
 
@@ -86,16 +85,6 @@ def check_stages(optimizer: Optimizer, stage: Any, world: Communicator, numbers:
                                              remedy=f"Let {name} be the same on every rank."))
     if found[0]:
         raise refused(world.size)
-
-
-@contextlib.contextmanager
-def uncounted(world: Communicator) -> Iterator[None]:
-    """Inside: messages that are none of the step's, which its counts leave out."""
-    kept, world.counts = world.counts, Counts()
-    try:
-        yield
-    finally:
-        world.counts = kept
 
 
 def doings(optimizer: Optimizer, model: Any) -> str:

@@ -50,8 +50,7 @@ class Place(Protocol):
 
 
 def waits(place: Place, what: str) -> AbstractContextManager[None]:
-    """What a launcher is told of a rank in a step. Where not all workers are waited for, ranks wait more or less often: it does not count.
-    """
+    """What a launcher is told of a rank in a step: it counts where all workers are waited for, so that all ranks wait as often."""
     return inside("parameter_server", what, counts=place.all)
 
 

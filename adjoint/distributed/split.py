@@ -28,10 +28,10 @@ from ..transforms.taps import collect_taps
 from ..tree import Structure, flatten, paths
 from .checks import flag, function_of, world_of
 from .collectives import all_reduce_in_place
-from .communicator import Communicator
+from .communicator import Communicator, uncounted
 from .data_parallel import hash_of
 from .data_step import check_models, code_of, digest_of, numbers_of
-from .rules import check_split_rule, doings, uncounted
+from .rules import check_split_rule, doings
 from .schedules import bounds
 from .sync_norm import replaced
 from .values import all_reduce, is_varying, per_rank, replicate_to_varying
